@@ -1,0 +1,45 @@
+"""Find short-lived cross-exchange dislocations that can be executed with profit after fees."""
+
+__version__ = "0.1.0"
+
+import importlib
+
+# Every public name and the module that holds it, loaded on first use: importing the package costs
+# next to nothing. `python tools/public_names.py` rewrites the stub beside this file from here.
+_NAMES = {
+    "BinanceOrderBookStream": "streams",
+    "BybitOrderBookStream": "streams",
+    "ClockSync": "clock",
+    "CoinbaseOrderBookStream": "streams",
+    "FeedError": "core",
+    "FrameWriter": "frames",
+    "Gap": "core",
+    "InputError": "core",
+    "Instrument": "core",
+    "MalformedMessage": "core",
+    "OrderBook": "book",
+    "OrderBookSnapshot": "core",
+    "StreamState": "core",
+    "Trade": "core",
+    "instrument": "markets",
+    "load_markets": "markets",
+    "make_stream": "streams",
+    "read_frames": "frames",
+    "simulate_market": "simulator",
+}
+
+__all__ = list(_NAMES)
+
+
+def __getattr__(name: str) -> object:
+    "A public name, taken from its module when it is first asked for."
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    "What the package offers."
+    return sorted([*_NAMES, *globals()])

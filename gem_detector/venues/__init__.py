@@ -1,0 +1,1 @@
+"""One wire protocol a venue, pure: bytes in, messages out."""
