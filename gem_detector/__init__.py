@@ -11,6 +11,8 @@ _NAMES = {
     "BybitOrderBookStream": "streams",
     "ClockSync": "clock",
     "CoinbaseOrderBookStream": "streams",
+    "CompiledBook": "compiled_book",
+    "EventWriter": "recorder",
     "FeedError": "core",
     "FrameWriter": "frames",
     "Gap": "core",
@@ -21,11 +23,17 @@ _NAMES = {
     "OrderBookSnapshot": "core",
     "StreamState": "core",
     "Trade": "core",
+    "VenueServer": "emulator",
     "instrument": "markets",
     "load_markets": "markets",
     "make_stream": "streams",
+    "read_events": "recorder",
     "read_frames": "frames",
+    "read_table": "recorder",
+    "record": "recorder",
+    "run_demo": "demo",
     "simulate_market": "simulator",
+    "write_report": "report",
 }
 
 __all__ = list(_NAMES)

@@ -8,10 +8,11 @@ __all__ = ['NS_PER_US', 'NS_PER_MS', 'NS_PER_S', 'BPS', 'Event', 'rfc3339_ns', '
 
 # %% ../nbs/00_core.ipynb #234b4d22
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -25,22 +26,31 @@ NS_PER_S = 1_000_000_000  # nanoseconds in a second
 BPS = 10_000.0  # basis points in one
 
 # %% ../nbs/00_core.ipynb #9cb94fff
-@cache
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[T ]([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9}))?Z", re.ASCII
+)
+
+
+@lru_cache(maxsize=64)  # a wire cannot fill it: the days of two months
 def _day_ns(date: str) -> int:
-    "Nanoseconds at 00:00 UTC of a `YYYY-MM-DD` date."
-    return int(np.datetime64(date, "ns").astype(np.int64))
+    "Nanoseconds at 00:00 UTC of a `YYYY-MM-DD` date that int64 can hold."
+    day = int(np.datetime64(date, "D").astype(np.int64))
+    if not 0 <= day <= 106_750:
+        raise ValueError(f"outside 1970 to 2262: {date}")
+    return day * 86_400 * NS_PER_S
 
 # %% ../nbs/00_core.ipynb #e7e84031
 def rfc3339_ns(
-    text: str,  # `2026-08-09T21:05:48.228568804Z`, 0 to 9 decimals, UTC
+    text: str,  # `2026-08-09T21:05:48.228568804Z`, 0 to 9 decimals, UTC, 1970 to 2262
 ) -> int:  # ns since 1970 UTC
     "Nanoseconds of an RFC 3339 time in UTC, exact to the last digit."
-    if text[10:11] not in ("T", " ") or text[-1:] != "Z" or len(text) < 20:
-        raise ValueError(f"not an RFC 3339 time in UTC: {text!r}")
+    parts = _RFC3339.fullmatch(text)
     try:
-        seconds = int(text[11:13]) * 3600 + int(text[14:16]) * 60 + int(text[17:19])
-        decimals = int(text[20:-1].ljust(9, "0")[:9]) if text[19] == "." else 0
-        return _day_ns(text[:10]) + seconds * NS_PER_S + decimals
+        if parts is None:
+            raise ValueError("other characters")
+        date, hours, minutes, seconds, decimals = parts.groups(default="")
+        whole_s = int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+        return _day_ns(date) + whole_s * NS_PER_S + int(decimals.ljust(9, "0"))
     except ValueError as error:
         raise ValueError(f"not an RFC 3339 time in UTC: {text!r}") from error
 
@@ -234,6 +244,12 @@ def _cache_class() -> type:
 
     class Cache(caching.FunctionCache):
         _impl_class = Implementation
+
+        def __init__(self, function: Callable[..., Any]) -> None:
+            super().__init__(function)
+            # numba unpickles an entry before it compares stamps, and fails on a class that is
+            # gone; the version it compares first
+            self._cache_file._version += f" {_source_stamp()}"
 
     return Cache
 

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Progress', 'follow', 'same_events', 'replay_recording', 'touch_of', 'crossing_bps', 'DemoResult', 'plot_spreads',
-           'plot_latency', 'plot_crossings', 'report_of', 'run_demo']
+           'plot_latency', 'plot_crossings', 'report_of', 'finished', 'run_demo']
 
 # %% ../nbs/96_demo.ipynb #20a4e875
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,18 +67,18 @@ async def follow(
                 stream.register_gap_callback,
             ):
                 register(events.append)
-        starts = [asyncio.create_task(stream.start(timeout=60.0)) for stream in streams]
         for stream in streams:
             stack.push_async_callback(stream.stop)
-        await asyncio.sleep(0)  # each start has opened its socket before time begins to pass
-        await play(
-            list(servers.values()),
-            arrivals,
-            on_progress=lambda ts_ns: (
-                on_progress((ts_ns - market.start_ns) / span_ns) if on_progress else None
-            ),
-        )
-        await asyncio.gather(*starts)
+
+        def tell(ts_ns: int) -> None:
+            if on_progress is not None:
+                on_progress((ts_ns - market.start_ns) / span_ns)
+
+        async with asyncio.TaskGroup() as tasks:
+            for stream in streams:
+                tasks.create_task(stream.start(timeout=60.0))
+            await asyncio.sleep(0)  # each has begun to connect before time begins to pass
+            await play(list(servers.values()), arrivals, on_progress=tell)
         stats = {_name(stream): stream.get_stats() for stream in streams}
     return heard, stats
 
@@ -282,6 +283,16 @@ def report_of(result: DemoResult) -> Report:
     return Report("gem_detector demo", subtitle, sections)
 
 # %% ../nbs/96_demo.ipynb #e1e942af
+def finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    "Run a coroutine to its end, also where a loop is running already, as in a notebook."
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as other_thread:
+        return other_thread.submit(asyncio.run, coroutine).result()
+
+# %% ../nbs/96_demo.ipynb #1424440d
 def run_demo(
     seed: int = 0,  # same seed, same market and same events
     minutes: float = 2.0,  # of market time
@@ -294,7 +305,7 @@ def run_demo(
     target = Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target, replace=True) as unfinished:
-        events, stats = asyncio.run(follow(market, unfinished / "recording", on_progress))
+        events, stats = finished(follow(market, unfinished / "recording", on_progress))
         replayed = replay_recording(unfinished / "recording")
         is_identical = events.keys() == replayed.keys() and all(
             same_events(events[name], replayed[name]) for name in events

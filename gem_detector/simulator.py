@@ -27,6 +27,7 @@ from gem_detector.fair_price import (
     generator,
 )
 from .ladder import Habits, Plan, walk_book
+from .markets import instrument
 
 # %% ../nbs/07_simulator.ipynb #4006a43f
 @dataclass(frozen=True, slots=True)
@@ -102,34 +103,22 @@ class VenueSpec:
         return self.name or self.instrument.exchange
 
 # %% ../nbs/07_simulator.ipynb #0474c2d5
-_BTC_USDT = Instrument(
-    "binance", "BTC/USDT", "BTCUSDT", "spot", "BTC", "USDT", "", tick_size=0.01, lot_size=1e-5
-)
-_BTC_USDT_SWAP = Instrument(
-    "bybit", "BTC/USDT:USDT", "BTCUSDT", "linear", "BTC", "USDT", "USDT", 0.1, lot_size=1e-3
-)
-_BTC_USD = Instrument(
-    "coinbase", "BTC/USD", "BTC-USD", "spot", "BTC", "USD", "", tick_size=0.01, lot_size=1e-8
-)
-_USDT_USD = Instrument(
-    "coinbase", "USDT/USD", "USDT-USD", "spot", "USDT", "USD", "", tick_size=1e-5, lot_size=0.01
-)
-
 DEFAULT_VENUES = (
-    VenueSpec(_BTC_USDT, wire_ms=8, clock_offset_ms=4),
+    VenueSpec(instrument("binance", "BTC/USDT"), wire_ms=8, clock_offset_ms=4),
     VenueSpec(
-        _BTC_USDT_SWAP, change_rate_hz=50, batch_ms=20, gap_bps=0.025, touch_qty=5, trade_qty=0.007,
-        lag_ms=40, basis_bps=-4, wire_ms=12, clock_offset_ms=-7,
+        instrument("bybit", "BTC/USDT:USDT"), change_rate_hz=50, batch_ms=20, gap_bps=0.025,
+        touch_qty=5, trade_qty=0.007, lag_ms=40, basis_bps=-4, wire_ms=12, clock_offset_ms=-7,
     ),
     VenueSpec(
-        _BTC_USD, change_rate_hz=70, batch_ms=50, touch_qty=0.3, level_qty=0.08, trade_rate_hz=3,
-        trade_qty=0.0004, lag_ms=120, wire_ms=35, wire_jitter_ms=8, clock_offset_ms=15,
+        instrument("coinbase", "BTC/USD"), change_rate_hz=70, batch_ms=50, touch_qty=0.3,
+        level_qty=0.08, trade_rate_hz=3, trade_qty=0.0004, lag_ms=120, wire_ms=35,
+        wire_jitter_ms=8, clock_offset_ms=15,
     ),
 )  # fmt: skip
 USDT_USD = VenueSpec(
-    _USDT_USD, change_rate_hz=6, batch_ms=50, gap_bps=0.1, stick_bps=0.1, touch_qty=80_000,
-    level_qty=40_000, trade_rate_hz=0.4, trade_qty=60, lag_ms=60, noise_bps=0.1, wire_ms=35,
-    wire_jitter_ms=8, clock_offset_ms=15, name="coinbase_usdt",
+    instrument("coinbase", "USDT/USD"), change_rate_hz=6, batch_ms=50, gap_bps=0.1, stick_bps=0.1,
+    touch_qty=80_000, level_qty=40_000, trade_rate_hz=0.4, trade_qty=60, lag_ms=60, noise_bps=0.1,
+    wire_ms=35, wire_jitter_ms=8, clock_offset_ms=15, name="coinbase_usdt",
 )  # fmt: skip
 
 # %% ../nbs/07_simulator.ipynb #aa8696b8

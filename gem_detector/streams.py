@@ -234,9 +234,10 @@ class Session:
         self._is_over = False
         self.settled = asyncio.Event()  # synced for the first time, or refused by the venue
         self.rest = RestClient(urls[1], arrivals)
+        names = [sync.instrument.venue_symbol for sync in feed.syncs.values()]
         self.connections = [
             Connection(socket, urls[0], arrivals, self.receive, delays)
-            for socket in self.protocol.sockets(list(feed.syncs), depth)
+            for socket in self.protocol.sockets(names, depth)
         ]
 
     async def run(self) -> None:

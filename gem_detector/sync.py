@@ -75,17 +75,15 @@ class Retries:
 
     def __init__(self) -> None:
         self.asked_ns = 0  # when the open request may go out, 0 = none is open
-        self._n_in_row = 0
+        self._wait_s = 0.0  # of the next request in a row
         self._last_ns = 0
 
     def ask(self, ts_ns: int) -> int:
         "Open a request; the earliest time at which it may go out, ns."
         if ts_ns - self._last_ns > CALM_S * NS_PER_S:
-            self._n_in_row = 0
-        wait_s = min(FIRST_RETRY_S * 2 ** (self._n_in_row - 1), LAST_RETRY_S)
-        self.asked_ns = ts_ns + (int(wait_s * NS_PER_S) if self._n_in_row else 0)
-        self._n_in_row += 1
-        self._last_ns = self.asked_ns
+            self._wait_s = 0.0
+        self.asked_ns = self._last_ns = ts_ns + int(self._wait_s * NS_PER_S)
+        self._wait_s = min(max(FIRST_RETRY_S, 2 * self._wait_s), LAST_RETRY_S)
         return self.asked_ns
 
     def answered(self) -> None:
@@ -366,7 +364,7 @@ class Feed:
         self._orders: dict[str, FrameOrder] = {}  # of the sockets that are open
         self._heard_ns = self._judged_ns = 0  # last frame, last look at the time-outs
         self.syncs = {
-            one.venue_symbol: BookSync(
+            protocol.answered_as(one.venue_symbol): BookSync(
                 one, protocol.continuity, depth, self._events.append, self.actions.append
             )
             for one in instruments
@@ -469,7 +467,7 @@ class Feed:
 
     def _on_rest(self, arrival: Arrival, ts_ns: int) -> None:
         "A snapshot that was asked for (`snapshot:SYMBOL`); no bytes when the request failed."
-        sync = self.syncs.get(arrival.socket.partition(":")[2])
+        sync = self.syncs.get(self.protocol.answered_as(arrival.socket.partition(":")[2]))
         if sync is None:
             self.counts["other_symbol"] += 1
             return

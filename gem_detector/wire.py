@@ -31,11 +31,14 @@ def decoded(
         raise MalformedMessage(str(error)) from error
 
 # %% ../nbs/08_wire.ipynb #fb5ba1fc
+_LAST_MS = (2**63 - 1) // NS_PER_MS  # of a time that int64 nanoseconds hold
+
+
 def epoch_ns(
     stamp: int,  # ms or µs since 1970
 ) -> int:  # ns since 1970
     "Nanoseconds of an epoch stamp in milliseconds or microseconds."
-    return stamp * NS_PER_MS if stamp < 100_000_000_000_000 else stamp * NS_PER_US
+    return stamp * NS_PER_MS if stamp <= _LAST_MS else stamp * NS_PER_US
 
 # %% ../nbs/08_wire.ipynb #dad8eab9
 DELTA = "delta"  # absolute quantities of changed levels
@@ -159,6 +162,9 @@ class VenueProtocol(Protocol):
 
     def resubscribe(self, venue_symbol: str, depth: int) -> list[bytes]:
         "What to send to get a fresh in-band snapshot; empty where only a new connection gives one."
+
+    def answered_as(self, venue_symbol: str) -> str:
+        "The name that messages of a symbol carry: some venues answer an alias with the original."
 
     def parse(self, payload: bytes) -> list[Message]:
         "The messages in one frame; `MalformedMessage` when the protocol does not allow it."

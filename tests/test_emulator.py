@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import wraps
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ def market() -> Market:
 
 @dataclass
 class Client:
-    "The least that a client does: names what it sends, delivers what it gets, keeps it with its stamp."
+    "The least that a client does: it names what it sends, and keeps what it gets with its stamp."
 
     server: VenueServer
     arrivals: Arrivals
@@ -312,7 +313,7 @@ async def test_three_venues_at_once_are_merged_in_order(market: Market) -> None:
     first, second = await run(), await run()
     assert first == second and {venue for _, venue, _ in first} == {"binance", "bybit", "coinbase"}
     stamps = [at for at, _, _ in first]
-    assert all(a < b for a, b in zip(stamps, stamps[1:]))
+    assert all(a < b for a, b in pairwise(stamps))
 
 
 # --- ways of each venue
@@ -483,10 +484,9 @@ async def test_coinbase_counts_frames_of_all_channels_and_products(market: Marke
     numbers = [m.number for _, m in messages if isinstance(m, FrameNumber)]
     assert numbers == list(range(len(client.heard))) and len(numbers) > 100
     beats = [at for at, m in messages if isinstance(m, Notice) and m.kind == "heartbeat"]
-    apart = [b - a for a, b in zip(beats, beats[1:])]
+    apart = [b - a for a, b in pairwise(beats)]
     assert len(beats) >= 6 and all(0.8 * NS_PER_S < gap < 1.2 * NS_PER_S for gap in apart)
-    channels = [json.loads(frame)["channel"] for _, frame in client.heard[:8]]
-    assert channels[:2] == ["l2_data", "l2_data"] and channels.count("subscriptions") >= 1
+    assert json.loads(client.heard[0][1])["events"][0]["type"] == "snapshot"
     for symbol, name in (("BTC-USD", "coinbase"), ("USDT-USD", "coinbase_usdt")):
         tape = market.tapes[name]
         assert book_of(client, protocol, symbol)[-1][2] == ladder(tape, len(tape) - 1)
@@ -610,7 +610,7 @@ async def test_a_client_that_does_not_read_is_cut_off() -> None:
         key = f"ws:{ws.local_address[1]}"
         arrivals.outgoing(key)
         await ws.send('{"type":"subscribe","channel":"level2","product_ids":["BTC-USD"]}')
-        while arrivals._n_underway:
+        while arrivals._n_underway:  # noqa: ASYNC110 (a few turns of the loop)
             await asyncio.sleep(0.01)
         began = time.monotonic()
         await server.feed(big.end_ns)
@@ -637,7 +637,7 @@ async def test_wall_clock(market: Market) -> None:
     applied = book_of(replace(client, replies={}), BybitProtocol("linear"), "BTCUSDT")
     assert applied[-1][2] == ladder(tape, len(tape) - 1)
     assert [m.last_id for _, m, _ in applied[1:]] == [m.prev_id + 1 for _, m, _ in applied[1:]]
-    late = [at - recv for (at, _, _), recv in zip(applied[1:], tape.ts_recv_ns[1:])]
+    late = [at - recv for (at, _, _), recv in zip(applied[1:], tape.ts_recv_ns[1 - len(applied) :])]
     assert min(late) >= 0  # never before its time; how much later is the machine's business
     assert client.replies["/v5/market/time"][1] == 200
 

@@ -346,6 +346,10 @@ class BinanceProtocol:
         "Nothing: a fresh snapshot comes by REST."
         return []
 
+    def answered_as(self, venue_symbol: str) -> str:
+        "Messages carry the name that was asked for."
+        return venue_symbol
+
     def parse(self, payload: bytes) -> list[Message]:
         "The messages in one frame, or in a REST snapshot that stands in line with them."
         if b'"depthUpdate"' in payload:

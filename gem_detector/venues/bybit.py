@@ -249,6 +249,10 @@ class BybitProtocol:
         topics = [f"{book_channel(depth)}.{venue_symbol}"]
         return [request("unsubscribe", topics), request("subscribe", topics)]
 
+    def answered_as(self, venue_symbol: str) -> str:
+        "Messages carry the name that was asked for."
+        return venue_symbol
+
     def parse(self, payload: bytes) -> list[Message]:
         "The messages in one frame."
         if b'"orderbook.' in payload:

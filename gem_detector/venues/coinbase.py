@@ -406,6 +406,10 @@ class CoinbaseProtocol:
             request(op, product_ids=[venue_symbol], **about) for op in ("unsubscribe", "subscribe")
         ]
 
+    def answered_as(self, venue_symbol: str) -> str:
+        "The name that messages carry: BTC-USD for BTC-USDC."
+        return answered_as(venue_symbol)
+
     def parse(self, payload: bytes) -> list[Message]:
         "The messages in one frame."
         return self._parse(payload)

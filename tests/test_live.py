@@ -1,0 +1,271 @@
+"""Streams against servers on this machine: starting, failing, coming back, and who is told."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from gem_detector.arrivals import VirtualArrivals
+from gem_detector.core import FeedError, Gap, OrderBookSnapshot, StreamState, Trade
+from gem_detector.emulator import VenueServer, play
+from gem_detector.simulator import DEFAULT_VENUES, simulate_market
+from gem_detector.streams import BybitOrderBookStream, make_stream
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+REFUSED = '{"success":false,"ret_msg":"no such topic","op":"subscribe"}'
+
+
+def book(kind: str, u: int, bid: str = "100") -> str:
+    data = {"s": "BTCUSDT", "b": [[bid, "1"]], "a": [["200", "1"]], "u": u, "seq": u}
+    head = {"topic": "orderbook.50.BTCUSDT", "type": kind, "ts": u, "cts": u}
+    return json.dumps({**head, "data": data})
+
+
+def trade(price: str) -> str:
+    row = {"T": 5, "s": "BTCUSDT", "S": "Buy", "v": "1", "p": price, "i": price, "BT": False}
+    row |= {"seq": 1, "L": "PlusTick", "RPI": False}
+    return json.dumps({"topic": "publicTrade.BTCUSDT", "type": "snapshot", "ts": 5, "data": [row]})
+
+
+@asynccontextmanager
+async def bybit(handler: Handler) -> AsyncIterator[BybitOrderBookStream]:
+    "A stream whose venue is a handler of ours; REST calls get 404."
+
+    def plain(ws: ServerConnection, request: object) -> object:
+        return ws.respond(404, "none") if "/market/" in request.path else None
+
+    async def serve_one(ws: ServerConnection) -> None:
+        try:
+            await ws.recv()  # the subscription
+            await handler(ws)
+            await ws.wait_closed()
+        except ConnectionClosed:
+            return
+
+    async with serve(serve_one, "127.0.0.1", 0, process_request=plain) as server:
+        port = server.sockets[0].getsockname()[1]
+        urls = {"url": f"ws://127.0.0.1:{port}", "rest_url": f"http://127.0.0.1:{port}"}
+        stream = BybitOrderBookStream("BTC/USDT", reconnect_delay=0.01, **urls)
+        try:
+            yield stream
+        finally:
+            await stream.stop()
+
+
+def sends(*frames: str) -> Handler:
+    "A venue that sends these and then nothing."
+
+    async def venue(ws: ServerConnection) -> None:
+        for frame in frames:
+            await ws.send(frame)
+
+    return venue
+
+
+async def until(is_true: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not is_true():  # noqa: ASYNC110 (a test may poll)
+            await asyncio.sleep(0.005)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
+def test_start_returns_with_a_synced_book() -> None:
+    async def test() -> None:
+        async with bybit(sends(book("snapshot", 7))) as stream:
+            assert stream.book is None and not stream.is_running
+            await stream.start()
+            assert stream.state is StreamState.SYNCED and stream.book.sequence == 7
+            with pytest.raises(FeedError, match="running already"):
+                await stream.start()
+            with pytest.raises(FeedError, match="running"):
+                stream.replay([])
+            await stream.stop()
+            assert stream.state is StreamState.CLOSED and stream.book is None
+            await stream.stop()  # twice does no harm
+
+    run(test)
+
+
+def test_the_venues_refusal_is_told_in_its_own_words() -> None:
+    async def test() -> None:
+        async with bybit(sends(REFUSED)) as stream:
+            with pytest.raises(FeedError, match="no such topic"):
+                await stream.start(timeout=5)
+            assert not stream.is_running
+
+    run(test)
+
+
+def test_no_book_in_time() -> None:
+    async def test() -> None:
+        async with bybit(sends('{"success":true,"ret_msg":"","op":"subscribe"}')) as stream:
+            with pytest.raises(FeedError, match=r"bybit BTC/USDT:USDT: no book within 0\.2 s"):
+                await stream.start(timeout=0.2)
+
+    run(test)
+
+
+def test_an_address_that_is_no_websocket_ends_the_stream() -> None:
+    async def test() -> None:
+        async with serve(lambda ws: None, "127.0.0.1", 0, process_request=not_found) as server:
+            port = server.sockets[0].getsockname()[1]
+            urls = {"url": f"ws://127.0.0.1:{port}", "rest_url": f"http://127.0.0.1:{port}"}
+            with pytest.raises(FeedError, match="404"):
+                await BybitOrderBookStream("BTC/USDT", **urls).start()
+
+    def not_found(ws: ServerConnection, request: object) -> object:
+        return ws.respond(404, "none")
+
+    run(test)
+
+
+def test_a_lost_delta_is_a_gap_and_a_resubscription() -> None:
+    asked: list[str] = []
+
+    async def venue(ws: ServerConnection) -> None:
+        await sends(book("snapshot", 7), book("delta", 8), book("delta", 10, "150"))(ws)
+        asked.extend([await ws.recv(), await ws.recv()])
+        await ws.send(book("snapshot", 20, "120"))
+
+    async def test() -> None:
+        events: list = []
+        async with bybit(venue) as stream:
+            stream.register_book_callback(events.append)
+            stream.register_gap_callback(events.append)
+            await stream.start()
+            await until(lambda: bool(events) and getattr(events[-1], "sequence", 0) == 20)
+        kinds = [type(event).__name__ for event in events]
+        assert kinds == ["OrderBookSnapshot", "OrderBookSnapshot", "Gap", "OrderBookSnapshot"]
+        assert [e.best_bid for e in events if not isinstance(e, Gap)] == [100.0, 100.0, 120.0]
+
+    run(test)
+    assert [json.loads(frame)["op"] for frame in asked] == ["unsubscribe", "subscribe"]
+
+
+def test_a_lost_connection_is_a_gap_and_comes_back() -> None:
+    opened: list[int] = []
+
+    async def venue(ws: ServerConnection) -> None:
+        opened.append(1)
+        await ws.send(book("snapshot", 7 * len(opened)))
+        if len(opened) < 3:
+            await ws.close()
+
+    async def test() -> None:
+        gaps: list[Gap] = []
+        async with bybit(venue) as stream:
+            stream.register_gap_callback(gaps.append)
+            await stream.start()
+            await until(lambda: stream.book is not None and stream.book.sequence == 21)
+            assert stream.reconnect_count == 2
+        assert [gap.reason for gap in gaps] == ["disconnected"] * 2
+
+    run(test)
+
+
+def test_a_callback_that_raises_is_counted_and_the_feed_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test() -> None:
+        seen: list[int] = []
+
+        def bad(event: OrderBookSnapshot) -> None:
+            raise RuntimeError("mine")
+
+        async def slow(event: OrderBookSnapshot) -> None:
+            await asyncio.sleep(0)
+            seen.append(event.sequence)
+
+        async with bybit(sends(*(book("snapshot", u) for u in range(7, 12)))) as stream:
+            stream.register_book_callback(bad)
+            stream.register_book_callback(slow)
+            await stream.start()
+            await until(lambda: len(seen) == 5)
+            assert seen == [7, 8, 9, 10, 11]
+            (count,) = stream.get_stats()["callback_errors"].values()
+            assert count == 5
+
+    with caplog.at_level(logging.ERROR):
+        run(test)
+    assert len([record for record in caplog.records if "raised" in record.message]) == 1
+
+
+def test_events_come_in_order_and_can_be_broken_off() -> None:
+    async def test() -> None:
+        go = asyncio.Event()
+
+        async def venue(ws: ServerConnection) -> None:
+            await ws.send(book("snapshot", 7))
+            await go.wait()
+            await sends(trade("150"), book("delta", 8), trade("151"), book("delta", 9))(ws)
+
+        async with bybit(venue) as stream:
+            await stream.start()
+            kinds: list[type] = []
+            async with aclosing(stream.events()) as events:
+                asyncio.get_running_loop().call_later(0.05, go.set)
+                async for event in events:
+                    kinds.append(type(event))
+                    if len(kinds) == 4:
+                        break
+            assert kinds == [Trade, OrderBookSnapshot, Trade, OrderBookSnapshot]
+            assert [one.price for one in stream.trades] == [150.0, 151.0]
+
+    run(test)
+
+
+def test_secrets_stay_out_of_every_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COINBASE_API_PASSWORD", "s3cr3t-c")
+    keys = {"api_key": "s3cr3t-a", "api_secret": "s3cr3t-b"}
+    stream = make_stream("coinbase", "BTC/USD", record_to=tmp_path, **keys)
+    assert "s3cr3t" not in repr(stream) + str(stream.get_stats())
+
+
+async def followed(venue: str, symbol: str, market) -> list:
+    "Every event of a stream that follows an emulated venue from start to end."
+    arrivals, seen = VirtualArrivals(market.start_ns), []
+    async with VenueServer(venue, market, arrivals=arrivals) as server:
+        urls = {"url": server.url, "rest_url": server.rest_url}
+        stream = make_stream(venue, symbol, depth=10, arrivals=arrivals, **urls)
+        stream.register_book_callback(seen.append)
+        stream.register_trade_callback(seen.append)
+        stream.register_gap_callback(seen.append)
+        starting = asyncio.create_task(stream.start())
+        await asyncio.sleep(0)
+        await play([server], arrivals)
+        await starting
+        await stream.stop()
+    return seen
+
+
+def rows(side: np.ndarray) -> bytes:
+    "The best ten rows in ticks and lots."
+    return np.ascontiguousarray(side[:10], np.int64).tobytes()
+
+
+@pytest.mark.parametrize("spec", DEFAULT_VENUES, ids=lambda spec: spec.key)
+def test_an_emulated_venues_ladder_is_followed_exactly(spec) -> None:
+    "Every book that is handed out is one of the venue's own; two runs are the same."
+    market = simulate_market(seed=5, duration_s=10.0, venues=[spec])
+    (tape,) = market.tapes.values()
+    names = tape.instrument.exchange, tape.instrument.symbol
+    one, other = (asyncio.run(followed(*names, market)) for _ in range(2))
+    books = [event for event in one if isinstance(event, OrderBookSnapshot)]
+    assert len(books) > 30 and not any(isinstance(event, Gap) for event in one)
+    truths = {tuple(map(rows, tape.ladder_at(i))) for i in range(len(tape))}
+    for book in books:
+        steps = np.array([tape.instrument.tick_size, tape.instrument.lot_size])
+        assert tuple(rows(np.rint(side / steps)) for side in (book.bids, book.asks)) in truths
+    assert len(one) == len(other)
+    for a, b in zip(one, other):
+        assert a.same_as(b) if isinstance(a, OrderBookSnapshot) else a == b
