@@ -214,7 +214,7 @@ def plot_spreads(result: DemoResult) -> "Figure":
         touch = touch_of(events)
         axes.step(touch[:, 0] - touch[0, 0], touch[:, 3], where="post", lw=0.8, label=name)
     axes.set(xlabel="receive time (s)", ylabel="spread (bps)", yscale="log")
-    axes.legend(frameon=False, ncols=3)
+    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 # %% ../nbs/96_demo.ipynb #faeb1fca
@@ -230,7 +230,7 @@ def plot_latency(result: DemoResult) -> "Figure":
         axes.barh(np.arange(len(names)) + offset, values, 0.22, label=percentile[:3])
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel="wire latency (ms)")
     axes.invert_yaxis()
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 # %% ../nbs/96_demo.ipynb #bee9b8ca
@@ -251,7 +251,7 @@ def plot_crossings(result: DemoResult) -> "Figure":
                 axes.plot(edge, share, lw=1.2, label=f"buy {buy}, sell {sell}")
     axes.axvline(0, color="k", lw=0.6)
     axes.set(xlabel="gross edge (bps)", ylabel="time with at least that edge (%)")
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 # %% ../nbs/96_demo.ipynb #2a3f7eab
@@ -262,7 +262,7 @@ def report_of(result: DemoResult) -> Report:
         if result.is_identical
         else "The replay of the recording differs from the live run: this is a fault."
     )
-    subtitle = f"simulated market, seed {result.seed}, {result.minutes:g} minutes, no real prices"
+    subtitle = f"simulated market, seed {result.seed}, {result.minutes:g} min, no real prices"
     sections = [
         Section("Streams", verdict, result.rows()),
         Section("Spreads", "", (), plot_spreads(result), "Best ask minus best bid over the mid."),

@@ -232,6 +232,7 @@ class Session:
         self.protocol = feed.protocol
         self.listeners, self.taps = listeners, taps
         self._is_over = False
+        self.has_synced = False
         self.settled = asyncio.Event()  # synced for the first time, or refused by the venue
         self.rest = RestClient(urls[1], arrivals)
         names = [sync.instrument.venue_symbol for sync in feed.syncs.values()]
@@ -266,8 +267,8 @@ class Session:
         self.feed.actions.clear()
         for action in actions:
             self._act(action)
-        states = {sync.state for sync in self.feed.syncs.values()}
-        if states == {StreamState.SYNCED} or self.feed.last_error:
+        self.has_synced |= all(sync.state is sync.standing for sync in self.feed.syncs.values())
+        if self.has_synced or self.feed.last_error:
             self.settled.set()
 
     def _act(self, action: Action) -> None:
@@ -335,8 +336,8 @@ class FeedView:
 
     @property
     def book(self) -> OrderBookSnapshot | None:
-        "The book now, an owned copy; None unless it is SYNCED."
-        return self._sync.snapshot()
+        "The book now, an owned copy; None unless it is SYNCED (or UNVERIFIABLE by its venue)."
+        return None if self._is_stopped else self._sync.snapshot()
 
     @property
     def state(self) -> StreamState:
@@ -528,11 +529,12 @@ class OrderBookStream(FeedView):
         )
         self._supervisor = asyncio.create_task(self._supervise(session))
         first = asyncio.create_task(session.settled.wait())
-        await asyncio.wait(
-            (first, self._supervisor), timeout=timeout, return_when="FIRST_COMPLETED"
-        )
-        first.cancel()
-        if self.state is not StreamState.SYNCED:
+        try:
+            tasks = (first, self._supervisor)
+            await asyncio.wait(tasks, timeout=timeout, return_when="FIRST_COMPLETED")
+        finally:
+            first.cancel()
+        if not session.has_synced:
             await self.stop()  # raises what ended the supervisor
             why = self._feed.last_error or ", ".join(session.rest.failures) or "no answer"
             raise FeedError(f"{self.exchange} {self.symbol}: no book within {timeout:g} s: {why}")

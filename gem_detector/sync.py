@@ -101,8 +101,9 @@ def snapshot_of(
     message: BookMessage,  # the message applied last
     ts_recv_ns: int,  # when the book became this, ns UTC
     depth: int,  # rows of a side
+    state: StreamState,  # SYNCED, or UNVERIFIABLE
 ) -> OrderBookSnapshot:  # an owned copy
-    "A proven book as an event."
+    "A book that stands, as an event."
     bids, asks = book.top(depth)
     return OrderBookSnapshot(
         instrument.exchange,
@@ -112,7 +113,7 @@ def snapshot_of(
         bids,
         asks,
         message.last_id,
-        StreamState.SYNCED,
+        state,
         message.ts_engine_ns,
         message.ts_send_ns,
         book.trusted_rows(depth),
@@ -156,6 +157,8 @@ class BookSync:
         self.emit, self.act = emit, act
         self.wants_books = True  # False: keep the book, build no snapshots
         self.book = OrderBook()
+        is_provable = continuity.rule != "none"
+        self.standing = StreamState.SYNCED if is_provable else StreamState.UNVERIFIABLE
         self.book_id, self.channel = -1, ""  # last applied id, the depth channel that is followed
         self._newest_ns = 0  # venue time of the message applied last
         self.state = StreamState.CONNECTING
@@ -166,10 +169,10 @@ class BookSync:
         self._kept: deque[BookMessage] = deque(maxlen=MAX_KEPT)
 
     def snapshot(self) -> OrderBookSnapshot | None:
-        "The book now, an owned copy; None unless it is SYNCED."
-        if self.state is not StreamState.SYNCED or self._last is None:
+        "The book now, an owned copy; None unless it stands."
+        if self.state is not self.standing or self._last is None:
             return None
-        return snapshot_of(self.instrument, self.book, *self._last, self.depth)
+        return snapshot_of(self.instrument, self.book, *self._last, self.depth, self.state)
 
     def start(self, ts_ns: int) -> None:
         "The socket is up: wait for a book."
@@ -214,7 +217,7 @@ class BookSync:
             self._stands(message, ts_ns)
 
     def _take_delta(self, message: BookMessage, ts_ns: int) -> None:
-        if self.state is StreamState.SYNCED:
+        if self.state is self.standing:
             self._go_on(message, ts_ns)
         elif self.continuity.snapshot == "in_band":
             self.counts["before_snapshot"] += 1
@@ -238,7 +241,7 @@ class BookSync:
 
     def _take_rest_snapshot(self, message: BookMessage, ts_ns: int) -> None:
         "Load a REST snapshot and join it with the deltas kept for it."
-        if self.state is StreamState.SYNCED:
+        if self.state is self.standing:
             self.counts["unneeded_snapshot"] += 1
             return
         self.retries.answered()
@@ -266,18 +269,20 @@ class BookSync:
 
     def _stands(self, message: BookMessage, ts_ns: int) -> None:
         "The book has changed by the venue's rule: check it and hand it out."
-        self.set_state(StreamState.SYNCED, ts_ns)
+        self.set_state(self.standing, ts_ns)
         self.book_id, self._last = message.last_id, (message, ts_ns)
         self._newest_ns = message.ts_event_ns
         self.counts["applied"] += 1
         if self.book.is_crossed:
             self.gap("crossed", ts_ns)
         elif self.wants_books:
-            self.emit(snapshot_of(self.instrument, self.book, message, ts_ns, self.depth))
+            self.emit(
+                snapshot_of(self.instrument, self.book, message, ts_ns, self.depth, self.state)
+            )
 
     def _lose(self, state: StreamState, ts_ns: int, gap: Gap | None = None) -> None:
         "Clear all that belongs to the lost book; tell it once, if the book stood."
-        if gap is not None and self.state is StreamState.SYNCED:
+        if gap is not None and self.state is self.standing:
             self.counts["gap"] += 1
             self.emit(gap)
         self.book.clear()
@@ -457,7 +462,7 @@ class Feed:
         self._heard_ns = ts_ns
         self.counts["opens"] += 1
         for sync in self.syncs.values():
-            if sync.state is not StreamState.SYNCED:
+            if sync.state is not sync.standing:
                 sync.start(ts_ns)
 
     def _on_close(self, arrival: Arrival, ts_ns: int) -> None:

@@ -254,3 +254,13 @@ def test_a_book_that_crosses_itself_is_not_handed_out() -> None:
     (gap,) = feed.handle(Arrival(2, "frame", crossing))
     assert isinstance(gap, Gap) and gap.reason == "crossed"
     assert feed.syncs["BTCUSDT"].snapshot() is None
+
+
+def test_a_feed_whose_losses_cannot_be_seen_never_claims_to_be_synced() -> None:
+    protocol = CoinbaseProtocol("spot", feed="exchange")
+    feed = Feed(protocol, [instrument("coinbase", "BTC/USD", "BTC-USD", "spot")])
+    snapshot = {"type": "snapshot", "product_id": "BTC-USD", "bids": [["99", "1"]]}
+    frame = json.dumps({**snapshot, "asks": [["101", "1"]]}).encode()
+    (book,) = feed.handle(Arrival(10**18, "frame", frame))
+    assert isinstance(book, OrderBookSnapshot) and book.state is StreamState.UNVERIFIABLE
+    assert feed.syncs["BTC-USD"].state is StreamState.UNVERIFIABLE
