@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OneSentenceParser', 'plain', 'print_table', 'progress_bar', 'ReplaySummary', 'replay_facts', 'moment', 'print_replay',
-           'replay', 'demo', 'number_from', 'parser', 'main']
+           'check_header', 'check_found', 'replay', 'demo', 'number_from', 'folder_name', 'parser', 'main']
 
 # %% ../nbs/97_cli.ipynb #4bbcfe73
 import argparse
@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from .clock import LatencySketch
 from .core import Event, FeedError, Gap, InputError, NS_PER_S, OrderBookSnapshot
 from .core import utc_text
+from .frames import read_header
 from .recorder import EventWriter, recordings
 from .report import shown
 from .store import atomic_folder
@@ -152,11 +153,41 @@ def print_replay(facts: dict[str, Any]) -> None:
         print(f"  … and {len(facts['states']) - 20} more changes of state")
 
 # %% ../nbs/97_cli.ipynb #8b208f9f
+def check_header(
+    header: dict[str, Any],  # of a recording, empty in captures of others
+    stream: OrderBookStream,
+    path: Path,
+) -> None:
+    "Refuse a recording of another venue, symbol or market type."
+    asked = (stream.exchange, stream.symbol, stream.market_type)
+    held = (header.get("exchange"), header.get("symbols", []), header.get("market_type"))
+    if header and not (asked[0] == held[0] and asked[1] in held[1] and asked[2] == held[2]):
+        said = f"{held[0]} {', '.join(held[1])} ({held[2]})"
+        raise InputError(f"{path}: line 1: a recording of {said}, not of {' '.join(asked)}")
+
+# %% ../nbs/97_cli.ipynb #b569737a
+def check_found(
+    facts: dict[str, Any],  # of a replay
+    files: Sequence[Path],
+) -> None:
+    "Refuse files that are not of this venue, or hold nothing of this symbol."
+    n_frames, n_rejected = facts["counts"].get("frames", 0), sum(facts["rejected"].values())
+    names = f"{facts['exchange']} {facts['symbol']} ({facts['market_type']})"
+    if 2 * n_rejected > n_frames:
+        reason = next(iter(facts["rejected"]))
+        said = f"{n_rejected} of {n_frames} frames are not in its format: {reason}"
+        raise InputError(f"{files[0]}: no recording of {names}: {said}")
+    if not (facts["books"] or facts["trades"] or facts["counts"].get("book_messages")):
+        raise InputError(f"{files[0]}: nothing of {names} in its {n_frames} frames")
+
+# %% ../nbs/97_cli.ipynb #1d80cf47
 def replay(args: argparse.Namespace) -> int:
     "Replay recorded frames and say what they hold."
     options = {"market_type": args.market_type, "depth": args.depth}
     stream = make_stream(args.venue, args.symbol, **options)
-    files = recordings(*args.files)
+    files = recordings(*args.files, tolerant=args.tolerant)
+    for path in files:
+        check_header(read_header(path), stream, path)
     summary = ReplaySummary()
     with ExitStack() as stack:
         writer = None
@@ -164,15 +195,14 @@ def replay(args: argparse.Namespace) -> int:
             folder = stack.enter_context(atomic_folder(args.out))
             writer = stack.enter_context(EventWriter(folder, args.depth))
         bar = stack.enter_context(progress_bar(" events"))
-        for event in stream.replay(files):
+        for event in stream.replay(files, tolerant=args.tolerant):
             summary.add(event)
             bar.update()
             if writer is not None:
                 writer.write(event)
-    facts = replay_facts(stream, summary)
+        facts = replay_facts(stream, summary)
+        check_found(facts, files)
     print_replay(facts)
-    if not summary.kinds:
-        print("  nothing of this symbol became an event; see the counts above")
     if args.json:
         print(json.dumps(plain(facts), allow_nan=False))
     return 0
@@ -209,6 +239,13 @@ def number_from(low: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return number
 
 # %% ../nbs/97_cli.ipynb #8692689a
+def folder_name(text: str) -> Path:
+    "An argument type: a folder with a name of its own."
+    if not Path(text).name:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name for a folder")
+    return Path(text)
+
+# %% ../nbs/97_cli.ipynb #a7fa1be8
 def parser() -> argparse.ArgumentParser:
     "The command line's grammar."
     top = OneSentenceParser(prog="gem-detector", description=_WHAT)
@@ -217,7 +254,7 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("demo", help=demo.__doc__, description=demo.__doc__)
     one.add_argument("--seed", type=number_from(0, int), default=0, help="market to simulate (0)")
     one.add_argument("--minutes", type=number_from(0.1, float), default=2.0, help="its length (2)")
-    one.add_argument("--out", type=Path, default=Path("gem-demo"), help="folder (gem-demo)")
+    one.add_argument("--out", type=folder_name, default=Path("gem-demo"), help="(gem-demo)")
     one.set_defaults(run=demo)
 
     one = commands.add_parser("replay", help=replay.__doc__, description=replay.__doc__)
@@ -226,7 +263,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--symbol", required=True, help="BTC/USDT, BTC/USDT:USDT for a perpetual")
     one.add_argument("--market-type", help="spot or linear; default: as the symbol says")
     one.add_argument("--depth", type=number_from(1, int), default=20, help="rows of a side (20)")
-    one.add_argument("--out", type=Path, help="new folder for the events as Parquet")
+    one.add_argument("--out", type=folder_name, help="new folder for the events as Parquet")
+    one.add_argument("--tolerant", action="store_true", help="read a recording that was cut off")
     one.set_defaults(run=replay)
 
     for command in commands.choices.values():

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.client import process_exception as is_fatal
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from .arrivals import Arrivals
 from .core import FeedError, NS_PER_S
@@ -76,6 +76,7 @@ class Connection:
 
     async def run(self) -> None:
         "Connect and read until cancelled; raise `FeedError` for what will not heal."
+        is_connected = False  # errors of whoever receives are not errors of connecting
         try:
             async for ws in connect(
                 self.url,
@@ -86,8 +87,12 @@ class Connection:
                 process_exception=lasting,
                 reconnect_delays=lambda: self._delays,
             ):
+                is_connected = True
                 await self._live(ws)
-        except (OSError, ValueError, InvalidStatus) as error:
+                is_connected = False
+        except (OSError, ValueError, WebSocketException) as error:
+            if is_connected:
+                raise
             raise FeedError(f"cannot connect to {self.url}: {error}") from error
         finally:
             for task in self._tasks:
@@ -143,6 +148,8 @@ class Connection:
         try:
             while True:
                 frame = await ws.recv(decode=False)
+                if self._ws is not ws:
+                    continue  # given up: what still comes on it belongs to nobody
                 self.arrivals.deliver(self._key, self._framed, frame)
         except ConnectionClosed as closed:
             return f"{closed}"

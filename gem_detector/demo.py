@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .arrivals import VirtualArrivals
-from .core import BPS, Event, Gap, OrderBookSnapshot, Trade
+from .core import BPS, Event, Gap, InputError, OrderBookSnapshot, Trade
 from .emulator import VenueServer, play
 from .frames import FrameReader
 from .recorder import record, recordings
 from .report import Report, Section, write_report
 from .simulator import Market, simulate_market
-from .store import atomic_folder
+from .store import atomic_folder, path_errors
 from .streams import OrderBookStream, make_stream
 
 # %% ../nbs/96_demo.ipynb #b8fd4b94
@@ -57,7 +57,7 @@ async def follow(
             _stream_of(tape.instrument.exchange, tape.instrument.symbol, servers, arrivals)
             for tape in market.tapes.values()
         ]
-        stack.enter_context(record(streams, folder))
+        stack.enter_context(record(streams, folder, keep_on_error=False))
         for stream in streams:
             events: list[Event] = []
             heard[_name(stream)] = events
@@ -303,7 +303,10 @@ def run_demo(
     began = time.perf_counter()
     market = simulate_market(seed, duration_s=minutes * 60)
     target = Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.name:
+        raise InputError(f"the demo's folder needs a name of its own: {str(folder)!r}")
+    with path_errors("make", target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target, replace=True) as unfinished:
         events, stats = finished(follow(market, unfinished / "recording", on_progress))
         replayed = replay_recording(unfinished / "recording")

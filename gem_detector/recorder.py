@@ -28,7 +28,14 @@ from gem_detector.core import (
 )
 from .core import utc_text
 from .frames import Arrival, FrameWriter
-from .store import atomic_file, check_format, format_stamp, name_of, safe_name
+from gem_detector.store import (
+    atomic_file,
+    check_format,
+    format_stamp,
+    name_of,
+    path_errors,
+    safe_name,
+)
 from .streams import OrderBookStream, recording_header
 
 # %% ../nbs/22_recorder.ipynb #a21fe339
@@ -147,6 +154,10 @@ class TableWriter:
         with self._stack:
             self._flush()
 
+    def abandon(self, error: BaseException) -> None:
+        "Leave no file."
+        self._stack.__exit__(type(error), error, error.__traceback__)
+
     def _flush(self) -> None:
         import pyarrow as pa
 
@@ -188,6 +199,12 @@ class EventWriter:
         while self._writers:
             _, (_, writer) = self._writers.popitem()
             writer.close()
+
+    def abandon(self, error: BaseException) -> None:
+        "Leave none of the files that are open."
+        while self._writers:
+            _, (_, writer) = self._writers.popitem()
+            writer.abandon(error)
 
     def __enter__(self) -> "EventWriter":
         return self
@@ -314,8 +331,10 @@ def record(
     tables: bool = True,  # False: raw frames only
     rotate_s: float = ROTATE_S,  # seconds of receive time in one raw file
     rotate_bytes: int = ROTATE_BYTES,  # bytes of text in one raw file
+    keep_on_error: bool = True,  # False: when an error ends the block, leave no open table
 ) -> Iterator[Path]:  # the folder
     "Record streams until the block ends; what was written is complete whatever ends it."
+    writers: list[EventWriter] = []
     with ExitStack() as stack:
         for stream in streams:
             raw = RawWriter(stream, Path(folder), rotate_s, rotate_bytes)
@@ -323,9 +342,15 @@ def record(
             stack.callback(stream.register_arrival_callback(raw.write))
             if tables:
                 writer = stack.enter_context(EventWriter(folder, stream.depth))
+                writers.append(writer)
                 for undo in _register(stream, writer.write):
                     stack.callback(undo)
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except BaseException as error:
+            for writer in writers if not keep_on_error else ():
+                writer.abandon(error)
+            raise
 
 
 def _register(
@@ -341,11 +366,14 @@ def _register(
 # %% ../nbs/22_recorder.ipynb #b598bfdd
 def recordings(
     *paths: str | os.PathLike[str],  # files, or folders that a recorder filled
+    tolerant: bool = False,  # True: files that a crash left unfinished too
 ) -> list[Path]:  # recorded files, by name
     "The files of raw frames under some paths."
     found: list[Path] = []
     for path in map(Path, paths):
-        files = sorted(path.rglob("*.frames.*")) if path.is_dir() else [path]
+        with path_errors("read", path):
+            files = sorted(path.rglob("*.frames.*")) if path.is_dir() else [path]
+        files = [file for file in files if tolerant or file.suffix != ".part" or file == path]
         if not files:
             raise InputError(f"{path}: no recording (*.frames.zst) in this folder")
         found += files

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Action', 'FIRST_RETRY_S', 'LAST_RETRY_S', 'REPLY_TIMEOUT_S', 'CALM_S', 'SILENCE_S', 'MAX_KEPT', 'JUDGE_EVERY_NS',
            'LINE_NUMBERS_NS', 'MAX_REASONS', 'FetchSnapshot', 'Resubscribe', 'Reconnect', 'Retries', 'snapshot_of',
-           'request', 'repeats', 'covered', 'BookSync', 'trade_of', 'FrameOrder', 'Probe', 'Feed']
+           'request', 'best_state', 'repeats', 'covered', 'BookSync', 'trade_of', 'FrameOrder', 'Probe', 'Feed']
 
 # %% ../nbs/16_sync.ipynb #9913eb89
 from collections import Counter, deque
@@ -129,6 +129,11 @@ def request(
     action = FetchSnapshot if continuity.snapshot == "rest" else Resubscribe
     return action(instrument.venue_symbol, retries.ask(ts_ns))
 
+# %% ../nbs/16_sync.ipynb #beaaa089
+def best_state(continuity: Continuity) -> StreamState:
+    "What a complete book of a venue is: proven, or not to be proven by any rule."
+    return StreamState.UNVERIFIABLE if continuity.rule == "none" else StreamState.SYNCED
+
 # %% ../nbs/16_sync.ipynb #86fd7c87
 def repeats(continuity: Continuity, book_id: int, newest_ns: int, message: BookMessage) -> bool:
     "Whether a delta is an old one once more: an old id with a new time is a venue counting anew."
@@ -157,12 +162,11 @@ class BookSync:
         self.emit, self.act = emit, act
         self.wants_books = True  # False: keep the book, build no snapshots
         self.book = OrderBook()
-        is_provable = continuity.rule != "none"
-        self.standing = StreamState.SYNCED if is_provable else StreamState.UNVERIFIABLE
+        self.standing = best_state(continuity)
         self.book_id, self.channel = -1, ""  # last applied id, the depth channel that is followed
         self._newest_ns = 0  # venue time of the message applied last
         self.state = StreamState.CONNECTING
-        self.states: deque[tuple[int, StreamState]] = deque(maxlen=1000)  # (ns, state)
+        self.states = deque[tuple[int, StreamState]](maxlen=1000)  # the last changes: ns, state
         self.counts, self.retries = Counter[str](), Retries()
         self._last: tuple[BookMessage, int] | None = None  # applied last, and when
         self._is_loaded = False  # a REST snapshot waits for the delta that joins it
@@ -172,13 +176,15 @@ class BookSync:
         "The book now, an owned copy; None unless it stands."
         if self.state is not self.standing or self._last is None:
             return None
-        return snapshot_of(self.instrument, self.book, *self._last, self.depth, self.state)
+        return self._event(*self._last)
+
+    def _event(self, message: BookMessage, ts_ns: int) -> OrderBookSnapshot:
+        return snapshot_of(self.instrument, self.book, message, ts_ns, self.depth, self.state)
 
     def start(self, ts_ns: int) -> None:
-        "The socket is up: wait for a book."
+        "The socket is up: wait for a book; in band, the subscription asked for it."
         self._lose(StreamState.SYNCING, ts_ns)
-        if self.continuity.snapshot == "in_band":
-            self.retries.asked_ns = ts_ns  # the subscription is the first request
+        self.retries.asked_ns = ts_ns if self.continuity.snapshot == "in_band" else 0
 
     def stop(self, state: StreamState, reason: str, ts_ns: int) -> None:
         "The socket is gone (CONNECTING) or silent (STALE): nothing is known until it is back."
@@ -198,7 +204,6 @@ class BookSync:
     def judge_time(self, ts_ns: int) -> None:
         "Ask again for what should have come by now."
         if self.retries.is_overdue(ts_ns):
-            self.counts["unanswered_snapshot"] += 1
             self.ask(ts_ns)
 
     def take(self, message: BookMessage, ts_ns: int) -> None:
@@ -244,10 +249,10 @@ class BookSync:
         if self.state is self.standing:
             self.counts["unneeded_snapshot"] += 1
             return
-        self.retries.answered()
         self.book.load(message.bids, message.asks)
         self.book.trusted_to(*covered(message))
         self.book_id, self._is_loaded = message.last_id, True
+        self.retries.asked_ns = ts_ns  # it has to be joined as soon as a reply has to come
         self.set_state(StreamState.SYNCING, ts_ns)
         kept, self._kept = self._kept, deque(maxlen=MAX_KEPT)
         for delta in kept:
@@ -259,6 +264,7 @@ class BookSync:
             self.counts["old_delta"] += 1
         elif self.continuity.goes_on(self.book_id, message, joining=True):
             self._is_loaded = False
+            self.retries.answered()
             self.book.apply(message.bids, message.asks)
             self._stands(message, ts_ns)
         else:  # the snapshot is older than what was kept for it
@@ -276,9 +282,7 @@ class BookSync:
         if self.book.is_crossed:
             self.gap("crossed", ts_ns)
         elif self.wants_books:
-            self.emit(
-                snapshot_of(self.instrument, self.book, message, ts_ns, self.depth, self.state)
-            )
+            self.emit(self._event(message, ts_ns))
 
     def _lose(self, state: StreamState, ts_ns: int, gap: Gap | None = None) -> None:
         "Clear all that belongs to the lost book; tell it once, if the book stood."
@@ -367,6 +371,7 @@ class Feed:
         self.actions: list[Action] = []  # for the caller to carry out and clear
         self._events: list[Event] = []  # caused by the arrival in hand
         self._orders: dict[str, FrameOrder] = {}  # of the sockets that are open
+        self._is_marked = False  # opens and closes are arrivals too, as in all recordings of ours
         self._heard_ns = self._judged_ns = 0  # last frame, last look at the time-outs
         self.syncs = {
             protocol.answered_as(one.venue_symbol): BookSync(
@@ -391,8 +396,8 @@ class Feed:
 
     def _on_frame(self, arrival: Arrival, ts_ns: int) -> None:
         "Decode one frame and give its messages to those they are for."
-        if arrival.socket not in self._orders:
-            self._on_open(arrival, ts_ns)  # a capture without marks
+        if arrival.socket not in self._orders and not self._begin_unmarked(arrival, ts_ns):
+            return
         self._heard_ns = ts_ns
         self.counts["frames"] += 1
         try:
@@ -409,6 +414,15 @@ class Feed:
                 self._on_notice(message)
             elif not self._is_next(message.number, arrival, ts_ns):
                 break
+
+    def _begin_unmarked(self, arrival: Arrival, ts_ns: int) -> bool:
+        "A capture of others has no marks: its first frame opens. Else the frame is a straggler."
+        if self.counts["opens"] and self._is_marked:
+            self.counts["late_frame"] += 1
+            return False
+        self._orders[arrival.socket] = FrameOrder()
+        self._start(ts_ns)
+        return True
 
     def _on_book(self, message: BookMessage, ts_ns: int) -> None:
         "Give a book message to its symbol; a REST reply in line belongs to the only one."
@@ -448,9 +462,8 @@ class Feed:
         expected = order.last + 1
         verdict = order.verdict(number)
         if verdict == "new":
-            self._on_close(arrival, ts_ns)
-            self._on_open(arrival, ts_ns)
-            self._orders[arrival.socket].verdict(number)
+            self._stop(ts_ns)
+            self._start(ts_ns)
         elif verdict == "lost":
             for sync in self.syncs.values():  # the lost frame may have been anybody's
                 sync.gap("sequence", ts_ns, expected, number)
@@ -458,15 +471,23 @@ class Feed:
         return verdict != "old"
 
     def _on_open(self, arrival: Arrival, ts_ns: int) -> None:
+        self._is_marked = True
+        self._stop(ts_ns)  # whatever stood before belongs to another connection
         self._orders[arrival.socket] = FrameOrder()
+        self._start(ts_ns)
+
+    def _on_close(self, arrival: Arrival, ts_ns: int) -> None:
+        self._is_marked = True
+        self._orders.pop(arrival.socket, None)
+        self._stop(ts_ns)
+
+    def _start(self, ts_ns: int) -> None:
         self._heard_ns = ts_ns
         self.counts["opens"] += 1
         for sync in self.syncs.values():
-            if sync.state is not sync.standing:
-                sync.start(ts_ns)
+            sync.start(ts_ns)
 
-    def _on_close(self, arrival: Arrival, ts_ns: int) -> None:
-        self._orders.pop(arrival.socket, None)
+    def _stop(self, ts_ns: int) -> None:
         for sync in self.syncs.values():
             sync.stop(StreamState.CONNECTING, "disconnected", ts_ns)
 
@@ -484,8 +505,12 @@ class Feed:
             sync.ask(ts_ns)
 
     def _on_probe(self, arrival: Arrival, ts_ns: int) -> None:
-        probe = decoded(_PROBE, arrival.payload)
-        self.clock.add_probe(probe.sent_ns, probe.server_ns, ts_ns)
+        try:
+            probe = decoded(_PROBE, arrival.payload)
+        except MalformedMessage as error:
+            self._reject(error)
+        else:
+            self.clock.add_probe(probe.sent_ns, probe.server_ns, ts_ns)
 
     def _on_timer(self, arrival: Arrival, ts_ns: int) -> None:
         if self._orders and ts_ns - self._heard_ns > SILENCE_S * NS_PER_S:

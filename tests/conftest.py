@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,13 +26,18 @@ FLAGS = (
     "--disable-background-networking --disable-component-update --disable-sync --hide-scrollbars"
 ).split()
 
+# CI tries the same examples each time; everybody else looks for new ones
+hypothesis.settings.register_profile("ci", derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
+
 sys.path.insert(0, str(ROOT / "tools"))  # the scripts there are tested too
 
 
 @pytest.fixture(scope="session")
 def gem_data() -> Path:
     "The folder of real recordings that GEM_DATA names."
-    named = os.environ.get("GEM_DATA")
+    beside = ROOT.parent / "shared" / "data"
+    named = os.environ.get("GEM_DATA") or (str(beside) if beside.is_dir() else "")
     if not named:
         pytest.skip("GEM_DATA is not set: no real recordings here")
     if not Path(named).is_dir():

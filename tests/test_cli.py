@@ -90,6 +90,10 @@ def wrong_files(folder: Path) -> dict[str, tuple[list[str], str]]:
         "depth": ([place["good"], *BYBIT, "--depth", "0"], "0"),
         "out is a file": ([place["good"], *BYBIT, "--out", place["good"] + "/x"], "good"),
         "out is taken": ([place["good"], *BYBIT, "--out", str(folder)], str(folder)),
+        "another venue": ([place["good"], "--venue", "coinbase", "--symbol", "BTC/USD"], "good"),
+        "another symbol": ([place["good"], "--venue", "bybit", "--symbol", "ETH/USDT"], "good"),
+        "no name": ([place["good"], *BYBIT, "--out", ""], "''"),
+        "too deep": ([place["good"], *BYBIT, "--depth", "1000000"], "1000000"),
         "missing option": ([place["good"], "--venue", "bybit"], "--symbol"),
     }
 
@@ -109,6 +113,10 @@ MISTAKES = [
     "depth",
     "out is a file",
     "out is taken",
+    "another venue",
+    "another symbol",
+    "no name",
+    "too deep",
     "missing option",
 ]
 
@@ -149,6 +157,18 @@ def test_no_permission_to_write(tmp_path: Path, capsys) -> None:
     assert main(arguments) == 2
     said = capsys.readouterr().err.strip()
     assert str(closed) in said and "\n" not in said
+
+
+@pytest.mark.parametrize("out", ["good/x/y", "/proc/x/y", ""])
+def test_a_demo_that_cannot_be_written(tmp_path: Path, capsys, monkeypatch, out: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("good").write_bytes(GOOD)
+    try:
+        status = main(["demo", "--minutes", "0.1", "--out", out])
+    except SystemExit as end:
+        status = end.code
+    said = capsys.readouterr().err.strip()
+    assert status == 2 and "\n" not in said and said.startswith("gem-detector")
 
 
 def test_the_demos_recording_replays_to_what_was_seen_live(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from gem_detector.arrivals import VirtualArrivals
 from gem_detector.core import FeedError, Gap, OrderBookSnapshot, StreamState, Trade
 from gem_detector.emulator import VenueServer, play
+from gem_detector.frames import Arrival
 from gem_detector.simulator import DEFAULT_VENUES, simulate_market
 from gem_detector.streams import BybitOrderBookStream, make_stream
 
@@ -269,3 +270,89 @@ def test_an_emulated_venues_ladder_is_followed_exactly(spec) -> None:
     assert len(one) == len(other)
     for a, b in zip(one, other):
         assert a.same_as(b) if isinstance(a, OrderBookSnapshot) else a == b
+
+
+def test_a_socket_that_was_given_up_gives_no_book_any_more() -> None:
+    "After a notice of shutdown the old socket goes on sending; none of it may stand as a book."
+    source = []
+    for u in range(7, 10):
+        source.append(Arrival(10**18 + u, "frame", book("snapshot", u).encode(), "public"))
+    stream = BybitOrderBookStream("BTC/USDT")
+    arrivals = [
+        Arrival(10**18, "open", b"", "public"),
+        source[0],
+        Arrival(10**18 + 8, "close", b'"given up"', "public"),
+        *source[1:],
+    ]
+    kinds = [type(event).__name__ for event in stream.replay(arrivals)]
+    assert kinds == ["OrderBookSnapshot", "Gap"] and stream.book is None
+
+
+def test_events_of_a_stream_that_is_not_running() -> None:
+    async def test() -> None:
+        async with bybit(sends(book("snapshot", 7))) as stream:
+            with pytest.raises(FeedError, match="not running"):
+                await anext(stream.events())
+            await stream.start()
+            await stream.stop()
+            with pytest.raises(FeedError, match="not running"):
+                await anext(stream.events())
+
+    run(test)
+
+
+def test_coroutine_callbacks_may_come_late_and_may_stop_the_stream() -> None:
+    async def test() -> None:
+        stopped = asyncio.Event()
+        go = asyncio.Event()
+
+        async def venue(ws: ServerConnection) -> None:
+            await ws.send(book("snapshot", 7))
+            await go.wait()
+            await ws.send(book("delta", 8))
+
+        async with bybit(venue) as stream:
+            await stream.start()
+
+            async def stop(event: OrderBookSnapshot) -> None:
+                await stream.stop()
+                stopped.set()
+
+            stream.register_book_callback(stop)
+            await asyncio.sleep(0)
+            go.set()
+            await asyncio.wait_for(stopped.wait(), 5)
+            assert not stream.is_running
+
+    run(test)
+
+
+def test_a_stream_that_records_can_be_started_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with bybit(sends(book("snapshot", 7))) as stream:
+            stream._record_to = tmp_path
+            for _ in range(3):
+                await stream.start()
+                await stream.stop()
+
+    run(test)
+    assert len(list(tmp_path.glob("*.frames.zst"))) == 3
+
+
+def test_a_start_that_is_cancelled_leaves_nothing_running() -> None:
+    async def test() -> None:
+        async with bybit(sends()) as stream:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(stream.start(), 0.1)
+            assert not stream.is_running
+
+    run(test)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "garbage", "ws://"])
+def test_a_wrong_address_is_one_error(url: str) -> None:
+    async def test() -> None:
+        with pytest.raises(FeedError, match="cannot connect"):
+            await BybitOrderBookStream("BTC/USDT", url=url, rest_url="http://127.0.0.1:9").start()
+
+    run(test)

@@ -297,7 +297,7 @@ def test_a_shift_lasts_and_holds_what_it_says(
     for i in {first, end - 1}:
         exposed = tape.ladder_at(i)[0 if size_bps > 0 else 1]
         price, qty = tape.price(exposed[:, 0]), tape.qty(exposed[:, 1])
-        beyond = np.abs(price / fair[i] - 1) * BPS > 5.0
+        beyond = np.sign(size_bps) * (price / fair[i] - 1) * BPS > 5.0  # on the shifted side
         assert beyond.tolist() == [True] + [False] * (len(price) - 1)
         assert qty[0] == pytest.approx(depth_qty, abs=0.6e-5)
 

@@ -264,3 +264,19 @@ def test_a_feed_whose_losses_cannot_be_seen_never_claims_to_be_synced() -> None:
     (book,) = feed.handle(Arrival(10**18, "frame", frame))
     assert isinstance(book, OrderBookSnapshot) and book.state is StreamState.UNVERIFIABLE
     assert feed.syncs["BTC-USD"].state is StreamState.UNVERIFIABLE
+
+
+def test_a_snapshot_that_no_delta_joins_is_asked_for_again() -> None:
+    "A reply with an id far ahead would make every delta old for ever."
+    feed = Feed(BinanceProtocol("spot"), [instrument("binance", "BTC/USDT", "BTCUSDT", "spot")])
+    change = Change("b", 1.0, 1.0)
+    far = json.dumps({"lastUpdateId": 10**12, "bids": [["90", "1"]], "asks": [["105", "1"]]})
+    asked = 0
+    for i in range(60):
+        now_ns = 10**18 + i * NS_PER_S
+        feed.handle(Arrival(now_ns, "frame", spot_frame(i, change)))
+        asked += len(feed.actions)
+        feed.actions.clear()
+        if i == 2:
+            feed.handle(Arrival(now_ns + 1, "rest", far.encode(), "snapshot:BTCUSDT"))
+    assert asked >= 3 and feed.syncs["BTCUSDT"].snapshot() is None
