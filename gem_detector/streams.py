@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PathLike', 'Source', 'LOG', 'DRAIN_S', 'MAX_QUEUED', 'Callback', 'MAX_DEPTH', 'PROBE_EVERY_NS', 'TICK_NS', 'STREAMS',
-           'refuse_garbage', 'arrivals_in', 'replayed', 'EventQueue', 'Listeners', 'Session', 'FeedView', 'secrets',
-           'listed', 'recording_header', 'recording', 'OrderBookStream', 'BinanceOrderBookStream',
+           'refuse_garbage', 'arrivals_in', 'replayed', 'EventQueue', 'Listeners', 'Session', 'FeedView', 'Registers',
+           'secrets', 'listed', 'recording_header', 'recording', 'OrderBookStream', 'BinanceOrderBookStream',
            'BybitOrderBookStream', 'CoinbaseOrderBookStream', 'make_stream']
 
 # %% ../nbs/20_streams.ipynb #da550495
@@ -413,6 +413,30 @@ class FeedView:
             "latency": self._feed.latency.summary(),
         }
 
+# %% ../nbs/20_streams.ipynb #c743f53b
+class Registers:
+    "Who is told: the callbacks of a stream."
+
+    _listeners: Listeners
+    _taps: list[Callable[[Arrival], None]]
+
+    def register_book_callback(self, callback: Callback) -> Callable[[], None]:
+        "Call `callback(OrderBookSnapshot)` for every change of a synced book; what undoes it."
+        return self._listeners.register(OrderBookSnapshot, callback)
+
+    def register_trade_callback(self, callback: Callback) -> Callable[[], None]:
+        "Call `callback(Trade)` for every trade; what undoes it."
+        return self._listeners.register(Trade, callback)
+
+    def register_gap_callback(self, callback: Callback) -> Callable[[], None]:
+        "Call `callback(Gap)` whenever the book cannot be vouched for any more; what undoes it."
+        return self._listeners.register(Gap, callback)
+
+    def register_arrival_callback(self, tap: Callable[[Arrival], None]) -> Callable[[], None]:
+        "Call `tap(Arrival)` with everything that arrives, before it is handled; what undoes it."
+        self._taps.append(tap)
+        return partial(self._taps.remove, tap)
+
 # %% ../nbs/20_streams.ipynb #08063634
 def secrets(
     exchange: str,  # venue name
@@ -472,7 +496,7 @@ def recording(
             undo()
 
 # %% ../nbs/20_streams.ipynb #368857f0
-class OrderBookStream(FeedView):
+class OrderBookStream(FeedView, Registers):
     "A venue's order book and trades of one symbol; use the subclass of the venue."
 
     exchange: ClassVar[str] = ""
@@ -513,23 +537,6 @@ class OrderBookStream(FeedView):
         self._taps: list[Callable[[Arrival], None]] = []
         self._session: Session | None = None
         self._supervisor: asyncio.Task[None] | None = None
-
-    def register_book_callback(self, callback: Callback) -> Callable[[], None]:
-        "Call `callback(OrderBookSnapshot)` for every change of a synced book; what undoes it."
-        return self._listeners.register(OrderBookSnapshot, callback)
-
-    def register_trade_callback(self, callback: Callback) -> Callable[[], None]:
-        "Call `callback(Trade)` for every trade; what undoes it."
-        return self._listeners.register(Trade, callback)
-
-    def register_gap_callback(self, callback: Callback) -> Callable[[], None]:
-        "Call `callback(Gap)` whenever the book cannot be vouched for any more; what undoes it."
-        return self._listeners.register(Gap, callback)
-
-    def register_arrival_callback(self, tap: Callable[[Arrival], None]) -> Callable[[], None]:
-        "Call `tap(Arrival)` with everything that arrives, before it is handled; what undoes it."
-        self._taps.append(tap)
-        return partial(self._taps.remove, tap)
 
     async def start(
         self,

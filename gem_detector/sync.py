@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Action', 'FIRST_RETRY_S', 'LAST_RETRY_S', 'REPLY_TIMEOUT_S', 'CALM_S', 'SILENCE_S', 'MAX_KEPT', 'JUDGE_EVERY_NS',
            'LINE_NUMBERS_NS', 'MAX_REASONS', 'FetchSnapshot', 'Resubscribe', 'Reconnect', 'Retries', 'snapshot_of',
-           'request', 'best_state', 'repeats', 'covered', 'BookSync', 'trade_of', 'FrameOrder', 'Probe', 'Feed']
+           'request', 'best_state', 'repeats', 'covered', 'BookSync', 'trade_of', 'FrameOrder', 'Probe', 'FeedLife',
+           'Feed']
 
 # %% ../nbs/16_sync.ipynb #9913eb89
 from collections import Counter, deque
@@ -160,16 +161,17 @@ class BookSync:
         self.instrument, self.continuity, self.depth = instrument, continuity, depth
         self._names = (instrument.exchange, instrument.symbol)
         self.emit, self.act = emit, act
-        self.wants_books = True  # False: keep the book, build no snapshots
-        self.book = OrderBook()
+        self.wants_books, self.book = True, OrderBook()  # False: keep the book, build no snapshots
         self.standing = best_state(continuity)
         self.book_id, self.channel = -1, ""  # last applied id, the depth channel that is followed
-        self._newest_ns = 0  # venue time of the message applied last
         self.state = StreamState.CONNECTING
         self.states = deque[tuple[int, StreamState]](maxlen=1000)  # the last changes: ns, state
         self.counts, self.retries = Counter[str](), Retries()
         self._last: tuple[BookMessage, int] | None = None  # applied last, and when
-        self._is_loaded = False  # a REST snapshot waits for the delta that joins it
+        self._newest_ns, self._is_loaded = (
+            0,
+            False,
+        )  # venue time; a REST snapshot waits to be joined
         self._kept: deque[BookMessage] = deque(maxlen=MAX_KEPT)
 
     def snapshot(self) -> OrderBookSnapshot | None:
@@ -202,7 +204,6 @@ class BookSync:
         self.act(request(self.instrument, self.continuity, self.retries, ts_ns))
 
     def judge_time(self, ts_ns: int) -> None:
-        "Ask again for what should have come by now."
         if self.retries.is_overdue(ts_ns):
             self.ask(ts_ns)
 
@@ -234,7 +235,6 @@ class BookSync:
                 self.ask(ts_ns)
 
     def _go_on(self, message: BookMessage, ts_ns: int) -> None:
-        "A delta on a book that stands."
         if self.continuity.goes_on(self.book_id, message):
             self.book.apply(message.bids, message.asks)
             self._stands(message, ts_ns)
@@ -245,7 +245,6 @@ class BookSync:
             self._take_delta(message, ts_ns)  # the first one kept for the new snapshot
 
     def _take_rest_snapshot(self, message: BookMessage, ts_ns: int) -> None:
-        "Load a REST snapshot and join it with the deltas kept for it."
         if self.state is self.standing:
             self.counts["unneeded_snapshot"] += 1
             return
@@ -259,7 +258,6 @@ class BookSync:
             self._take_delta(delta, ts_ns)
 
     def _join(self, message: BookMessage, ts_ns: int) -> None:
-        "The first delta after a REST snapshot."
         if self.continuity.is_old(self.book_id, message, joining=True):
             self.counts["old_delta"] += 1
         elif self.continuity.goes_on(self.book_id, message, joining=True):
@@ -353,8 +351,8 @@ LINE_NUMBERS_NS = 10**15  # the stamps of a capture without stamps are its line 
 MAX_REASONS = 100  # different reasons kept apart in the count of malformed frames
 
 # %% ../nbs/16_sync.ipynb #799ac301
-class Feed:
-    "The books and trades of some symbols of one venue, as a function of what arrives."
+class FeedLife:
+    "What a feed keeps about its connection, from opens to closes."
 
     def __init__(
         self,
@@ -379,6 +377,51 @@ class Feed:
             )
             for one in instruments
         }
+
+    def _on_open(self, arrival: Arrival, ts_ns: int) -> None:
+        self._is_marked = True
+        self._stop(ts_ns)  # whatever stood before belongs to another connection
+        self._orders[arrival.socket] = FrameOrder()
+        self._start(ts_ns)
+
+    def _on_close(self, arrival: Arrival, ts_ns: int) -> None:
+        self._is_marked = True
+        self._orders.pop(arrival.socket, None)
+        self._stop(ts_ns)
+
+    def _start(self, ts_ns: int) -> None:
+        self._heard_ns = ts_ns
+        self.counts["opens"] += 1
+        for sync in self.syncs.values():
+            sync.start(ts_ns)
+
+    def _stop(self, ts_ns: int) -> None:
+        for sync in self.syncs.values():
+            sync.stop(StreamState.CONNECTING, "disconnected", ts_ns)
+
+    def _on_probe(self, arrival: Arrival, ts_ns: int) -> None:
+        try:
+            probe = decoded(_PROBE, arrival.payload)
+        except MalformedMessage as error:
+            self._reject(error)
+        else:
+            self.clock.add_probe(probe.sent_ns, probe.server_ns, ts_ns)
+
+    def _on_timer(self, arrival: Arrival, ts_ns: int) -> None:
+        if self._orders and ts_ns - self._heard_ns > SILENCE_S * NS_PER_S:
+            self._heard_ns = ts_ns
+            self.actions.append(Reconnect("", f"nothing came for {SILENCE_S:g} s"))
+            for sync in self.syncs.values():
+                sync.stop(StreamState.STALE, "silence", ts_ns)
+
+    def _reject(self, error: MalformedMessage) -> None:
+        "Count a malformed frame by its reason; a feed gone mad cannot fill the memory."
+        reason = str(error) if len(self.rejected) < MAX_REASONS else "other reasons"
+        self.rejected[reason] += 1
+
+# %% ../nbs/16_sync.ipynb #543bd5bc
+class Feed(FeedLife):
+    "The books and trades of some symbols of one venue, as a function of what arrives."
 
     def handle(self, arrival: Arrival) -> list[Event]:
         "Take one arrival, in the order of stamps; the events it causes, oldest first."
@@ -470,27 +513,6 @@ class Feed:
         self.counts["old_frame"] += verdict == "old"
         return verdict != "old"
 
-    def _on_open(self, arrival: Arrival, ts_ns: int) -> None:
-        self._is_marked = True
-        self._stop(ts_ns)  # whatever stood before belongs to another connection
-        self._orders[arrival.socket] = FrameOrder()
-        self._start(ts_ns)
-
-    def _on_close(self, arrival: Arrival, ts_ns: int) -> None:
-        self._is_marked = True
-        self._orders.pop(arrival.socket, None)
-        self._stop(ts_ns)
-
-    def _start(self, ts_ns: int) -> None:
-        self._heard_ns = ts_ns
-        self.counts["opens"] += 1
-        for sync in self.syncs.values():
-            sync.start(ts_ns)
-
-    def _stop(self, ts_ns: int) -> None:
-        for sync in self.syncs.values():
-            sync.stop(StreamState.CONNECTING, "disconnected", ts_ns)
-
     def _on_rest(self, arrival: Arrival, ts_ns: int) -> None:
         "A snapshot that was asked for (`snapshot:SYMBOL`); no bytes when the request failed."
         sync = self.syncs.get(self.protocol.answered_as(arrival.socket.partition(":")[2]))
@@ -503,23 +525,3 @@ class Feed:
         except MalformedMessage as error:
             self._reject(error)
             sync.ask(ts_ns)
-
-    def _on_probe(self, arrival: Arrival, ts_ns: int) -> None:
-        try:
-            probe = decoded(_PROBE, arrival.payload)
-        except MalformedMessage as error:
-            self._reject(error)
-        else:
-            self.clock.add_probe(probe.sent_ns, probe.server_ns, ts_ns)
-
-    def _on_timer(self, arrival: Arrival, ts_ns: int) -> None:
-        if self._orders and ts_ns - self._heard_ns > SILENCE_S * NS_PER_S:
-            self._heard_ns = ts_ns
-            self.actions.append(Reconnect("", f"nothing came for {SILENCE_S:g} s"))
-            for sync in self.syncs.values():
-                sync.stop(StreamState.STALE, "silence", ts_ns)
-
-    def _reject(self, error: MalformedMessage) -> None:
-        "Count a malformed frame by its reason; a feed gone mad cannot fill the memory."
-        reason = str(error) if len(self.rejected) < MAX_REASONS else "other reasons"
-        self.rejected[reason] += 1
