@@ -1,12 +1,20 @@
 """Find short-lived cross-exchange dislocations that can be executed with profit after fees."""
 
+from .acceptance import OnlineAcceptance as OnlineAcceptance
 from .aggregator import MultiExchangeAggregator as MultiExchangeAggregator
+from .barriers import (
+    average_uniqueness as average_uniqueness,
+    convergence as convergence,
+    cusum_events as cusum_events,
+    triple_barrier as triple_barrier,
+)
 from .book import OrderBook as OrderBook
 from .clock import ClockSync as ClockSync
 from .compiled_book import CompiledBook as CompiledBook
 from .core import (
     FeedError as FeedError,
     Gap as Gap,
+    Gem as Gem,
     InputError as InputError,
     Instrument as Instrument,
     MalformedMessage as MalformedMessage,
@@ -15,16 +23,45 @@ from .core import (
     Trade as Trade,
 )
 from .costs import FeeTable as FeeTable
+from .datasets import labelled as labelled, read_dataset as read_dataset
+from .decisions import GemRule as GemRule
 from .demo import run_demo as run_demo
+from .detector import GemDetector as GemDetector, detect as detect
+from .drift import DriftReport as DriftReport, drift_report as drift_report
 from .emulator import VenueServer as VenueServer
 from .execution import BookColumns as BookColumns, two_leg_fills as two_leg_fills
+from .feature_kernels import FEATURES_DOCUMENT as FEATURES_DOCUMENT
+from .feature_stream import (
+    FEATURES as FEATURES,
+    FeatureSettings as FeatureSettings,
+    FeatureStream as FeatureStream,
+    Sampler as Sampler,
+)
+from .features import (
+    CrossExchangeFeatureExtractor as CrossExchangeFeatureExtractor,
+    CrossExchangeFeatures as CrossExchangeFeatures,
+    feature_frame as feature_frame,
+)
+from .forest import CompiledForest as CompiledForest
 from .frames import FrameWriter as FrameWriter, read_frames as read_frames
 from .gem_classifier import GemClassifier as GemClassifier
+from .gem_models import load_gem_models as load_gem_models, train_gem_models as train_gem_models
+from .hpo import (
+    HyperparameterOptimizer as HyperparameterOptimizer,
+    MultiObjectiveOptimizer as MultiObjectiveOptimizer,
+)
+from .labels import label_gems as label_gems, label_onset as label_onset
 from .leakage import audit_leakage as audit_leakage
 from .lgbm import LightGBMPipeline as LightGBMPipeline
+from .market_watch import MarketWatch as MarketWatch, WatchSettings as WatchSettings
 from .markets import instrument as instrument, load_markets as load_markets
 from .meta_labeling import MetaLabeler as MetaLabeler, MetaLabelingConfig as MetaLabelingConfig
+from .metrics import (
+    start_metrics_server as start_metrics_server,
+    track_prediction as track_prediction,
+)
 from .pairs import BasisRule as BasisRule
+from .planting import Desk as Desk, planted_market as planted_market
 from .recorder import (
     EventWriter as EventWriter,
     read_events as read_events,
@@ -32,6 +69,7 @@ from .recorder import (
     record as record,
 )
 from .report import write_report as write_report
+from .simple_rules import fit_simple_rules as fit_simple_rules
 from .simulator import simulate_market as simulate_market
 from .spectral_residual import (
     BurstConfirmationFilter as BurstConfirmationFilter,
@@ -49,9 +87,13 @@ from .streams import (
     BinanceOrderBookStream as BinanceOrderBookStream,
     BybitOrderBookStream as BybitOrderBookStream,
     CoinbaseOrderBookStream as CoinbaseOrderBookStream,
+    HTXOrderBookStream as HTXOrderBookStream,
+    KrakenOrderBookStream as KrakenOrderBookStream,
+    OKXOrderBookStream as OKXOrderBookStream,
     make_stream as make_stream,
 )
 from .training import ModelMetrics as ModelMetrics
+from .walk_forward import WalkForwardOptimizer as WalkForwardOptimizer
 
 __version__: str
 __all__: list[str]

@@ -6,7 +6,6 @@
 __all__ = ['BYBIT_FIRST_ID', 'BYBIT_CHANNELS', 'BybitTopics', 'BybitRequest', 'BybitVenue']
 
 # %% ../nbs/18_behaviour_bybit.ipynb #503ff720
-from bisect import bisect_right
 from hashlib import blake2b
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, uuid5
@@ -15,7 +14,17 @@ import msgspec
 import numpy as np
 
 from .encoders import BybitEncoder
-from .gateway import Gateway, Gateways, Line, Rows, Take, Topic, requested, trade_rows
+from gem_detector.gateway import (
+    Gateway,
+    Gateways,
+    Line,
+    Rows,
+    Take,
+    Topic,
+    Window,
+    requested,
+    trade_rows,
+)
 
 # %% ../nbs/18_behaviour_bybit.ipynb #199c5e93
 BYBIT_FIRST_ID = 1_000  # `u` of a book that was never changed: any number but 1 does
@@ -40,8 +49,7 @@ class BybitTopics:
         self.gateway, self.encoder, self.start_ns = gateway, BybitEncoder(tape.instrument), start_ns
         self.engine_ns = tape.stamp_ns(tape.ts_engine_ns).tolist()
         self.send_ns = tape.stamp_ns(tape.ts_send_ns).tolist()
-        self.full_depth = max(map(len, gateway.book(0)))
-        self._books: dict[int, tuple[Topic, list[int]]] = {}
+        self._books: dict[int, tuple[Topic, Window]] = {}
 
     def sequence(self, ts_ns: int) -> int:
         "The number that orders books of all depths and trades: it runs with the engine's time."
@@ -58,43 +66,23 @@ class BybitTopics:
     def book(
         self,
         depth: int,  # 1, 50, 200 or 1000
-    ) -> tuple[Topic, list[int]]:  # and the update that each of its rows tells
+    ) -> tuple[Topic, Window]:  # and the rows that it tells of
         "The messages of a channel after its snapshot."
         if depth not in self._books:
-            windows = None if depth >= self.full_depth else self._windows(depth)
-            updates = list(windows) if windows else list(range(1, len(self.tape)))
+            window = Window(self.gateway, depth)
 
             def encode(row: int, take: Take) -> bytes:
-                i = updates[row]
-                rows = windows[i] if windows else self.gateway.changes(i)
-                return self._message("snapshot" if depth == 1 else "delta", depth, row + 1, i, rows)
+                i = window.updates[row]
+                if depth == 1:
+                    return self._message("snapshot", 1, row + 1, i, self.gateway.book(i, 1))
+                return self._message("delta", depth, row + 1, i, window.changes(row))
 
-            times = self.tape.ts_send_ns[updates], self.tape.ts_recv_ns[updates]
-            self._books[depth] = Topic(*times, encode), updates
+            self._books[depth] = Topic(*window.times(), encode), window
         return self._books[depth]
-
-    def _windows(self, depth: int) -> dict[int, tuple[Rows, Rows]]:
-        "What changes in the best rows, for each update that changes them."
-        windows: dict[int, tuple[Rows, Rows]] = {}
-        before = [dict(rows) for rows in self.gateway.book(0, depth)]
-        for i in range(1, len(self.tape)):
-            now = [dict(rows) for rows in self.gateway.book(i, depth)]
-            if now == before:
-                continue
-            changed = [
-                [(t, new.get(t, 0)) for t in sorted(old.keys() | new) if old.get(t) != new.get(t)]
-                for old, new in zip(before, now)
-            ]
-            rows = list(now[0].items()), list(now[1].items())
-            windows[i] = rows if depth == 1 else (changed[0][::-1], changed[1])
-            before = now
-        return windows
 
     def snapshot(self, depth: int, at_ns: int) -> bytes:
         "The book with which a subscription begins."
-        _, updates = self.book(depth)
-        told = bisect_right(updates, self.gateway.sent_by(at_ns))
-        i = updates[told - 1] if told else 0
+        told, i = self.book(depth)[1].told_by(at_ns)
         return self._message("snapshot", depth, told, i, self.gateway.book(i, depth))
 
     def trades(self) -> Topic:

@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['OneSentenceParser', 'plain', 'print_table', 'progress_bar', 'ReplaySummary', 'replay_facts', 'moment', 'print_replay',
-           'check_header', 'check_found', 'replay', 'demo', 'number_from', 'folder_name', 'parser', 'main']
+           'check_header', 'check_found', 'Feed', 'recorded_feeds', 'feeds_of', 'Scorer', 'replay', 'train', 'demo',
+           'number_from', 'folder_name', 'parser', 'main']
 
 # %% ../nbs/97_cli.ipynb #4bbcfe73
 import argparse
+import heapq
 import json
 import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -181,46 +184,202 @@ def check_found(
         raise InputError(f"{files[0]}: nothing of {names} in its {n_frames} frames")
 
 # %% ../nbs/97_cli.ipynb #1d80cf47
+@dataclass
+class Feed:
+    "One stream and the files that hold it."
+
+    stream: OrderBookStream
+    files: list[Path]
+    summary: ReplaySummary = field(default_factory=ReplaySummary)
+
+    @property
+    def name(self) -> tuple[str, str]:
+        "Venue and symbol."
+        return self.stream.exchange, self.stream.symbol
+
+    def events(self, tolerant: bool) -> Iterator[Event]:
+        "Its events, counted."
+        for event in self.stream.replay(self.files, tolerant=tolerant):
+            self.summary.add(event)
+            yield event
+
+    def facts(self) -> dict[str, Any]:
+        "What it held, checked."
+        facts = replay_facts(self.stream, self.summary)
+        check_found(facts, self.files)
+        return facts
+
+# %% ../nbs/97_cli.ipynb #4c9d336f
+def recorded_feeds(args: argparse.Namespace) -> list[Feed]:
+    "The feeds of a recording, as its headers name them."
+    by_name: dict[tuple[str, str, str], list[Path]] = {}
+    for path in recordings(*args.files, tolerant=args.tolerant):
+        header = read_header(path)
+        if not header:
+            raise InputError(f"{path}: no recording of ours: say --venue and --symbol")
+        name = (header["exchange"], header["symbols"][0], header["market_type"])
+        by_name.setdefault(name, []).append(path)
+    return [
+        Feed(make_stream(venue, symbol, market_type=kind, depth=args.depth), files)
+        for (venue, symbol, kind), files in by_name.items()
+    ]
+
+
+def feeds_of(args: argparse.Namespace) -> list[Feed]:
+    "The feeds that were asked for, each with its files."
+    if args.venue is None and args.symbol is None and not args.also:
+        return recorded_feeds(args)
+    if args.venue is None or args.symbol is None:
+        raise InputError("replay needs --venue and --symbol, or a folder that was recorded")
+    asked: list[tuple[str, str, str | None, list[Path]]]
+    asked = [(args.venue, args.symbol, args.market_type, args.files)]
+    asked += [(venue, symbol, None, [Path(file)]) for venue, symbol, file in args.also]
+    feeds = []
+    for venue, symbol, kind, paths in asked:
+        stream = make_stream(venue, symbol, market_type=kind, depth=args.depth)
+        files = recordings(*paths, tolerant=args.tolerant)
+        for path in files:
+            check_header(read_header(path), stream, path)
+        feeds.append(Feed(stream, files))
+    return feeds
+
+# %% ../nbs/97_cli.ipynb #32155730
+class Scorer:
+    "Feature rows of all feeds, and what the models say of them."
+
+    def __init__(self, models: str | None) -> None:
+        from gem_detector.detector import GemDetector
+        from gem_detector.gem_models import load_gem_models
+
+        loaded = None if models is None else load_gem_models(models)
+        self.detector = GemDetector(loaded)
+        self.decisions: list[Any] = []
+
+    def add(self, event: Event) -> None:
+        "Take one event."
+        self.decisions += self.detector.on_event(event)
+
+    def table(self) -> Any:  # a frame: timestamp, features, legs, burst_score, with models p
+        "All rows so far."
+        from gem_detector.market_watch import frame_of
+
+        if not self.decisions:
+            raise InputError("no feature rows: they need the books of two markets of one coin")
+        rows = [decision.watched for decision in self.decisions]
+        frame = frame_of(rows, self.detector.watch.settings.features)
+        if self.detector.models is not None:
+            frame["p_primary"] = [decision.p_primary for decision in self.decisions]
+            frame["p_meta"] = [decision.p_meta for decision in self.decisions]
+            frame["is_signal"] = [decision.gem is not None for decision in self.decisions]
+        return frame
+
+    def facts(self) -> dict[str, Any]:
+        "How many rows and gems there were."
+        gems = [asdict(d.gem) for d in self.decisions if d.gem is not None]
+        known = {} if self.detector.models is None else {"gems": gems}
+        return {"rows": len(self.decisions), **known}
+
+# %% ../nbs/97_cli.ipynb #e85692ab
 def replay(args: argparse.Namespace) -> int:
-    "Replay recorded frames and say what they hold."
-    options = {"market_type": args.market_type, "depth": args.depth}
-    stream = make_stream(args.venue, args.symbol, **options)
-    files = recordings(*args.files, tolerant=args.tolerant)
-    for path in files:
-        check_header(read_header(path), stream, path)
-    summary = ReplaySummary()
+    "Replay recorded frames: what they hold, features, and with models scores and gems."
+    from gem_detector.datasets import write_table
+
+    feeds, scorer = feeds_of(args), None
+    if args.features is not None or args.models is not None:
+        scorer = Scorer(args.models)
     with ExitStack() as stack:
         writer = None
         if args.out is not None:
             folder = stack.enter_context(atomic_folder(args.out))
             writer = stack.enter_context(EventWriter(folder, args.depth))
         bar = stack.enter_context(progress_bar(" events"))
-        for event in stream.replay(files, tolerant=args.tolerant):
-            summary.add(event)
+        sources = [feed.events(args.tolerant) for feed in feeds]
+        for event in heapq.merge(*sources, key=lambda event: event.ts_recv_ns):
             bar.update()
             if writer is not None:
                 writer.write(event)
-        facts = replay_facts(stream, summary)
-        check_found(facts, files)
-    print_replay(facts)
+            if scorer is not None:
+                scorer.add(event)
+        facts = [feed.facts() for feed in feeds]
+        scored = {} if scorer is None else scorer.facts()
+        if scorer is not None:
+            table = scorer.table()
+            if args.features is not None:
+                write_table(table, args.features)
+    for one in facts:
+        print_replay(one)
+    if scorer is not None:
+        told = "" if args.features is None else f" in {args.features}"
+        print(f"{scored['rows']:,} feature rows{told}")
+    for gem in scored.get("gems", ()):
+        legs = f"buy {gem['buy_exchange']}, sell {gem['sell_exchange']}"
+        print(f"  {moment(gem['ts_recv_ns'])}  {gem['kind']}: {legs}, {gem['profit_bps']:.1f} bps")
     if args.json:
-        print(json.dumps(plain(facts), allow_nan=False))
+        whole = facts[0] if len(facts) == 1 else {"feeds": facts}
+        print(json.dumps(plain(whole | scored), allow_nan=False))
+    return 0
+
+# %% ../nbs/97_cli.ipynb #54c64e3b
+def train(args: argparse.Namespace) -> int:
+    "Train a primary and a meta model on a file of labelled rows."
+    from gem_detector.datasets import read_dataset
+    from gem_detector.gem_models import train_gem_models
+    from gem_detector.lgbm import LightGBMPipeline
+    from gem_detector.market_watch import WatchSettings
+    from gem_detector.meta_labeling import MetaLabeler, MetaLabelingConfig
+
+    data = read_dataset(args.file)
+    with atomic_folder(args.out, replace=True) as folder, progress_bar(" model", total=2) as bar:
+        if data.made is not None and {"trade", "burst_score"} <= set(data.sidecar.columns):
+            models = train_gem_models(data, WatchSettings.from_dict(data.made), folder)
+            primary, meta = models.primary, models.meta
+        else:
+            given = {name: data.sidecar[name].to_numpy() for name in ("t0", "t1")}
+            X, y = data.rows[data.features], data.rows["is_gem"]
+            primary = LightGBMPipeline(folder / "primary")
+            primary.train(X, y, args.trees, **given)
+            bar.update()
+            config = MetaLabelingConfig(primary_threshold="oof")
+            meta = MetaLabeler(primary, folder / "meta", config)
+            meta.train_meta_model(X, y, **given)
+    assert meta.meta_model is not None
+    names = ("precision", "recall", "f1_score", "roc_auc", "avg_precision")
+    rows = [
+        {"model": name, **{key: getattr(metrics, key) for key in names}}
+        for name, metrics in (("primary", primary.metrics), ("meta", meta.meta_model.model.metrics))
+    ]
+    print_table(rows)
+    print(
+        f"\n{len(data):,} rows; models in {args.out}; scores from the newest rows, not trained on"
+    )
+    if args.json:
+        print(json.dumps(plain({"rows": len(data), "models": rows}), allow_nan=False))
     return 0
 
 # %% ../nbs/97_cli.ipynb #f8e44f3b
 def demo(args: argparse.Namespace) -> int:
-    "Follow a simulated market over real sockets, record it, replay it, report."
+    "Find planted gems in a simulated market over real sockets, beside simple rules; replay it all."
     from gem_detector.demo import run_demo
 
     with progress_bar("%", total=100, bar_format="{l_bar}{bar}| {elapsed}") as bar:
         result = run_demo(
-            args.seed, args.minutes, args.out, lambda share: bar.update(100 * share - bar.n)
+            args.seed,
+            args.minutes,
+            args.out,
+            args.gems,
+            lambda share: bar.update(100 * share - bar.n),
         )
-    print_table(result.rows())
-    verdict = "the same events, bit for bit" if result.is_identical else "OTHER events: a fault"
+    summary, outcome = result.summary(), result.outcome
+    names = ("planted", "found", "missed", "false_alarms", "precision", "recall")
+    print_table([{name: summary[name] for name in names}])
+    print("\nat as many signals:")
+    print_table(outcome.rows())
+    print("\nwhat was planted, and what drew a signal:")
+    print_table(outcome.by_label)
+    verdict = "the same gems, bit for bit" if result.is_identical else "OTHER decisions: a fault"
     print(f"\nThe recording replays to {verdict}. Simulated prices; the page is {result.report}")
     if args.json:
-        print(json.dumps(plain(result.summary()), allow_nan=False))
+        print(json.dumps(plain(summary), allow_nan=False))
     return 0 if result.is_identical else 1
 
 # %% ../nbs/97_cli.ipynb #22890082
@@ -253,19 +412,35 @@ def parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("demo", help=demo.__doc__, description=demo.__doc__)
     one.add_argument("--seed", type=number_from(0, int), default=0, help="market to simulate (0)")
-    one.add_argument("--minutes", type=number_from(0.1, float), default=2.0, help="its length (2)")
+    minutes = "its length; half is learned from (20)"
+    one.add_argument("--minutes", type=number_from(1, float), default=20.0, help=minutes)
+    gems = "planted into the half that is judged (12)"
+    one.add_argument("--gems", type=number_from(0, int), default=12, help=gems)
     one.add_argument("--out", type=folder_name, default=Path("gem-demo"), help="(gem-demo)")
     one.set_defaults(run=demo)
 
     one = commands.add_parser("replay", help=replay.__doc__, description=replay.__doc__)
     one.add_argument("files", nargs="+", type=Path, metavar="FILE", help="frames, or their folder")
-    one.add_argument("--venue", required=True, help="binance, bybit or coinbase")
-    one.add_argument("--symbol", required=True, help="BTC/USDT, BTC/USDT:USDT for a perpetual")
+    one.add_argument("--venue", help="binance, bybit, …; not needed for a recorded folder")
+    one.add_argument("--symbol", help="BTC/USDT, BTC/USDT:USDT for a perpetual")
+    also = ("VENUE", "SYMBOL", "FILE")
+    more = "one more feed, to be merged by time"
+    one.add_argument("--also", nargs=3, action="append", default=[], metavar=also, help=more)
+    rows = "new .parquet or .csv file for feature rows"
+    one.add_argument("--features", type=Path, metavar="TABLE", help=rows)
+    one.add_argument("--models", help="folder of trained models: scores and gems as well")
     one.add_argument("--market-type", help="spot or linear; default: as the symbol says")
     one.add_argument("--depth", type=number_from(1, int), default=20, help="rows of a side (20)")
     one.add_argument("--out", type=folder_name, help="new folder for the events as Parquet")
     one.add_argument("--tolerant", action="store_true", help="read a recording that was cut off")
     one.set_defaults(run=replay)
+
+    one = commands.add_parser("train", help=train.__doc__, description=train.__doc__)
+    one.add_argument("file", type=Path, metavar="ROWS", help="labelled rows: .parquet or .csv")
+    one.add_argument("--out", type=folder_name, default=Path("models"), help="(models)")
+    trees = "of the primary, at most (1000)"
+    one.add_argument("--trees", type=number_from(1, int), default=1000, help=trees)
+    one.set_defaults(run=train)
 
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="last line: the result as JSON")

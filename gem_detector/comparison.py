@@ -6,6 +6,7 @@
 __all__ = ['by_episode', 'episode_scores', 'compare_at_equal_count']
 
 # %% ../nbs/55_comparison.ipynb #009c0a85
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,20 @@ def _gain_at_equal_count(
     return hits / count, _hits_at_count(p, y, weight, count) / count
 
 # %% ../nbs/55_comparison.ipynb #a9d6a1c6
+def _gain_interval(
+    columns: tuple[np.ndarray, np.ndarray, np.ndarray],
+    size: np.ndarray,
+    falling: np.ndarray,
+    draws: Iterable[np.ndarray],
+) -> tuple[float, float, float, float]:
+    "Both precisions weighed by size, and the 95 % interval of their difference over resamples."
+    ours, theirs = _gain_at_equal_count(*columns, size)
+    gains = [np.subtract(*_gain_at_equal_count(*columns, size * draw[falling])) for draw in draws]
+    known = np.array(gains)[np.isfinite(gains)]
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
+    return ours, theirs, float(low), float(high)
+
+# %% ../nbs/55_comparison.ipynb #80a65e02
 def compare_at_equal_count(
     p_primary: Any,  # (n,) the primary's probability, rows in time order
     is_accepted: Any,  # (n,) bool, what the filter lets through
@@ -71,25 +86,26 @@ def compare_at_equal_count(
     episode_id: Any = None,  # (n,) int, below 0 = outside; default: every row for itself
     n_bootstrap: int = 1_000,  # resamples of the interval
     seed: int = 0,  # of the resamples
+    size: Any = None,  # (n,) turnover of each row; default: all equal, so equal count is turnover
 ) -> dict[str, Any]:  # n_signals, both precisions, gain with its 95 % interval, verdict
-    "Whether a filter beats the primary's own threshold at the same number of signals."
+    "Whether a filter beats the primary's own threshold at as many signals, and as much turnover."
     if not len(np.asarray(p_primary)) == len(np.asarray(is_accepted)) == len(np.asarray(y)) > 0:
         raise InputError("p_primary, is_accepted and y have to be columns of one length")
     group = episode_groups(episode_id, len(y))
     p, kept, gem = (by_episode(column, group) for column in (p_primary, is_accepted, y))
     falling = np.argsort(-p, kind="stable")
-    columns = p[falling], kept[falling], gem[falling]
-    ours, theirs = _gain_at_equal_count(*columns, np.ones(len(p)))
+    columns, found = (p[falling], kept[falling], gem[falling]), dict[str, Any]()
     draws = bootstrap_counts(len(p), n_bootstrap, seed)
-    gains = [np.subtract(*_gain_at_equal_count(*columns, d[falling].astype(float))) for d in draws]
-    known = np.array(gains)[np.isfinite(gains)]
-    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
-    return {
-        "n_signals": int(kept.sum()),
-        "precision": ours,
-        "primary_precision": theirs,
-        "gain": ours - theirs,
-        "low": float(low),
-        "high": float(high),
-        "verdict": "gain" if low > 0 else "no gain",
-    }
+    ours, theirs, low, high = _gain_interval(columns, np.ones(len(p)), falling, draws)
+    found |= {"n_signals": int(kept.sum()), "precision": ours, "primary_precision": theirs}
+    found |= {"gain": ours - theirs, "low": low, "high": high}
+    if size is not None:
+        turnover = np.asarray(size, float)
+        if turnover.shape != (len(y),) or not (turnover > 0).all():
+            raise InputError("size has to be one number above 0 for each row")
+        draws = bootstrap_counts(len(p), n_bootstrap, seed)
+        weighed = _gain_interval(columns, by_episode(turnover, group)[falling], falling, draws)
+        found |= {"gain_at_equal_turnover": weighed[0] - weighed[1]}
+        found |= {"turnover_low": weighed[2], "turnover_high": weighed[3]}
+    is_gain = low > 0 and found.get("turnover_low", low) > 0
+    return found | {"verdict": "gain" if is_gain else "no gain"}

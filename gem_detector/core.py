@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NS_PER_US', 'NS_PER_MS', 'NS_PER_S', 'BPS', 'Event', 'rfc3339_ns', 'utc_text', 'InputError', 'MalformedMessage',
-           'FeedError', 'StreamState', 'OrderBookSnapshot', 'Trade', 'Gap', 'Instrument', 'kernel']
+           'FeedError', 'StreamState', 'OrderBookSnapshot', 'Trade', 'Gap', 'Gem', 'Instrument', 'kernel']
 
 # %% ../nbs/00_core.ipynb #234b4d22
 import importlib.util
@@ -193,6 +193,25 @@ class Gap:
 
 # %% ../nbs/00_core.ipynb #61120e3b
 Event = OrderBookSnapshot | Trade | Gap  # what a stream yields
+
+# %% ../nbs/00_core.ipynb #d469bcf8
+@dataclass(frozen=True, slots=True)
+class Gem:
+    "A dislocation that a detector would trade now."
+
+    ts_recv_ns: int  # receive time of the newest thing it knows, ns UTC
+    kind: str  # "arbitrage" or "basis"
+    buy_exchange: str  # name of the market to buy on
+    sell_exchange: str  # name of the market to sell on
+    profit_bps: float  # promised at the touch, after all fees
+    p_primary: float  # the primary model's probability
+    p_meta: float  # the meta model's probability that the primary is right
+    burst_score: float  # of its legs; 3 = what noise shows once in 10³ bars
+
+    @property
+    def timestamp(self) -> float:
+        "Receive time, s."
+        return self.ts_recv_ns / NS_PER_S
 
 # %% ../nbs/00_core.ipynb #37c2b6c7
 @dataclass(frozen=True, slots=True)

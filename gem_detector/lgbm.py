@@ -17,6 +17,7 @@ import pandas as pd
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
+from .checkpoints import Checkpoint
 from .core import InputError
 from .gem_classifier import GemClassifier, canonical_params, resolve_params
 from .intervals import Length
@@ -142,9 +143,12 @@ class LightGBMPipeline:
         episode_id: Any = None,  # (n,) int, below 0 = outside
         sampler: Any = None,  # how the rows were sampled, plain data, kept with the model
         refit: bool = False,  # True: after scoring, fit again on all rows
+        checkpoint_every: int | None = None,  # trees between savings; a killed training goes on
     ) -> ModelMetrics:  # from rows that the model has not seen
         "Fit, stop, calibrate, score and save."
         rows = training_rows(X, y, t0=t0, t1=t1, horizon=horizon, sample_weight=sample_weight)
+        unfinished = self.model_dir / "checkpoint.json"
+        every = checkpoint_every
         self.model = train_model(
             rows,
             self.user_params,
@@ -154,8 +158,10 @@ class LightGBMPipeline:
             episode_id=episode_id,
             sampler=sampler,
             refit=refit,
+            checkpoint=None if every is None else Checkpoint(unfinished, every),
         )
         self.save_model()
+        unfinished.unlink(missing_ok=True)
         return self.metrics
 
     def cross_validate(

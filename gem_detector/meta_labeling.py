@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .acceptance import first_of_runs
 from .comparison import compare_at_equal_count, episode_scores
 from .core import InputError
-from .intervals import Length
+from .intervals import Length, label_intervals
 from .leakage import out_of_fold, positive_score
 from .model_files import json_text, opened_card, read_files, sealed_card, write_files
 from gem_detector.model_inputs import (
@@ -231,6 +232,8 @@ def train_meta(
     rows: TrainingRows,  # the same rows, checked, with their label intervals
     side: pd.DataFrame | None,  # (n, m) what the primary does not see
     config: MetaLabelingConfig,  # its limits
+    num_boost_round: int = 300,  # trees at most
+    early_stopping_rounds: int | None = 30,  # trees without improvement; None = never stop
 ) -> MetaModel:  # trained on the primary's signals out of fold
     "Learn which of the primary's signals are right."
     cv = PurgedKFold(5, intervals=(rows.labels.t0, rows.labels.t1))
@@ -245,7 +248,8 @@ def train_meta(
     weight = None if rows.weight is None else rows.weight[chosen]
     learn = (columns.matrix(features)[0], rows.y[chosen], rows.labels.take(chosen), weight, 0)
     meta_rows, limit = TrainingRows(columns, *learn), config.meta_threshold
-    model = train_model(meta_rows, META_PARAMS, 300, 30, decision_threshold=limit)
+    lengths = num_boost_round, early_stopping_rounds
+    model = train_model(meta_rows, META_PARAMS, *lengths, decision_threshold=limit)
     about = (_primary_hash(primary), len(chosen), float(rows.y[chosen].mean()))
     return MetaModel(model, config, threshold, names, top, side_columns, *about)
 
@@ -300,12 +304,15 @@ class MetaLabeler:
         t1: Any = None,  # (n,) when each label was settled
         horizon: Length | None = None,  # instead of t1
         sample_weight: Any = None,  # (n,) default: all equal
+        num_boost_round: int = 300,  # trees at most
+        early_stopping_rounds: int = 30,  # trees without improvement; 0 = never stop
     ) -> ModelMetrics:  # of the meta model, on candidates that it has not seen
         "Learn from the primary's signals out of fold which are right, and save."
         frame = named_frame(X, _feature_names(self.primary_model, X))
         given = {"t0": t0, "t1": t1, "horizon": horizon, "sample_weight": sample_weight}
         rows = training_rows(frame, y, **given)
-        self.meta_model = train_meta(self.primary_model, X, rows, side, self.config)
+        lengths = num_boost_round, early_stopping_rounds or None
+        self.meta_model = train_meta(self.primary_model, X, rows, side, self.config, *lengths)
         write_files(self.meta_model_dir, meta_texts(self.meta_model))
         return self.meta_model.model.metrics
 
@@ -330,16 +337,32 @@ class MetaLabeler:
         episode_id: Any = None,  # (n,) int, below 0 = outside; default: every row for itself
         n_bootstrap: int = 1_000,  # resamples of the interval
         seed: int = 0,  # of the resamples
+        size: Any = None,  # (n,) turnover of each row; default: all equal
     ) -> dict[str, dict[str, Any]]:  # primary, meta_filtered, improvement
-        "How both do, and whether the filter beats the primary at as many signals."
+        "How both do, and whether the filter beats the primary at as many signals and turnover."
         p, _, final = self.predict_with_meta(X, side)
         primary = episode_scores(p >= self._trained().primary_threshold, y, episode_id)
         filtered = episode_scores(final, y, episode_id)
         names = ("precision", "recall", "f1_score")
         plain = {name: filtered[name] - primary[name] for name in names}
-        equal = compare_at_equal_count(p, final, y, episode_id, n_bootstrap, seed)
+        equal = compare_at_equal_count(p, final, y, episode_id, n_bootstrap, seed, size)
         equal = {f"{k}_at_equal_count" if "precision" in k else k: v for k, v in equal.items()}
         return {"primary": primary, "meta_filtered": filtered, "improvement": plain | equal}
+
+    def null_scores(
+        self,
+        X: Any,  # (n, …) rows that neither model was trained on, in time order
+        y: Any,  # (n,) what became of them, 0 or 1
+        side: pd.DataFrame | None = None,  # (n, m) the same columns as at training
+        *,
+        t0: Any = None,  # (n,) int64 ns, when each was decided; default: the index of X
+        gap_ns: int = 1_000_000_000,  # signals no further apart are one decision
+    ) -> np.ndarray:  # (m,) meta probabilities of decisions that were wrong
+        "How false signals score: what acceptance with error control is calibrated with."
+        _, p_meta, _ = self.predict_with_meta(X, side)
+        stamps = label_intervals(X, t0=t0, horizon=0).t0
+        decided = first_of_runs(stamps, np.isfinite(p_meta), gap_ns)
+        return p_meta[decided][np.asarray(y)[decided] == 0]
 
     def load_meta_model(self) -> None:
         "Read the five files; changed ones, or those of another primary, are refused."

@@ -193,6 +193,11 @@ def edge_of(
         raise NoEdge(f"no conversion: no live book turns {wanted} at this size")
     gross = net_edge_bps(buy_px, sell_px * via.rate, 0.0, 0.0)
     if pair.kind == "basis":
+        quotes = buy.instrument.quote, sell.instrument.quote
+        if quotes[0] != quotes[1]:
+            raise NoEdge(
+                f"two currencies: a basis of {quotes[1]} on {quotes[0]} bets on their rate"
+            )
         usual, seen_s = pair.closing_bps.mean(view.now_ns), pair.closing_bps.seen_s(view.now_ns)
         if not seen_s >= view.basis.min_seen_s:
             raise NoEdge(f"no basis yet: watched for {seen_s:.0f} of {view.basis.min_seen_s:g} s")

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PathLike', 'Source', 'LOG', 'DRAIN_S', 'MAX_QUEUED', 'Callback', 'MAX_DEPTH', 'PROBE_EVERY_NS', 'TICK_NS', 'STREAMS',
-           'refuse_garbage', 'arrivals_in', 'replayed', 'EventQueue', 'Listeners', 'Session', 'FeedView', 'Registers',
-           'secrets', 'listed', 'recording_header', 'recording', 'OrderBookStream', 'BinanceOrderBookStream',
-           'BybitOrderBookStream', 'CoinbaseOrderBookStream', 'make_stream']
+           'refuse_garbage', 'arrivals_in', 'replayed', 'EventQueue', 'Listeners', 'unpacking', 'Session', 'FeedView',
+           'Registers', 'secrets', 'listed', 'recording_header', 'recording', 'OrderBookStream',
+           'BinanceOrderBookStream', 'BybitOrderBookStream', 'CoinbaseOrderBookStream', 'KrakenOrderBookStream',
+           'OKXOrderBookStream', 'HTXOrderBookStream', 'make_stream']
 
 # %% ../nbs/20_streams.ipynb #da550495
 import asyncio
@@ -31,6 +32,7 @@ from typing import Any, ClassVar, Self, cast
 import msgspec
 
 from .arrivals import Arrivals, WallArrivals
+from .book_sync import Action, Answer, BookSync, FetchSnapshot, Resubscribe
 from .clock import ClockSync
 from .connection import Connection, RestClient, backoff
 from gem_detector.core import (
@@ -48,11 +50,14 @@ from gem_detector.core import (
 from .frames import Arrival, FrameReader, FrameWriter, merge_frames
 from .markets import instrument, unified_symbol
 from .store import safe_name
-from .sync import Action, BookSync, Feed, FetchSnapshot, Probe, Resubscribe
+from .sync import Feed, Probe
 from .venues.binance import BinanceProtocol
 from .venues.bybit import BybitProtocol
 from .venues.coinbase import CoinbaseProtocol
-from .wire import VenueProtocol
+from .venues.htx import HTXProtocol, unzipped
+from .venues.kraken import KrakenProtocol
+from .venues.okx import OKXProtocol
+from .wire import Socket, VenueProtocol
 
 # %% ../nbs/20_streams.ipynb #efdb066a
 _ANY_JSON = msgspec.json.Decoder(msgspec.Raw)
@@ -223,6 +228,23 @@ class Listeners:
             LOG.error("callback %s raised and is counted from now on", name, exc_info=error)
         self.errors[name] += 1
 
+# %% ../nbs/20_streams.ipynb #c761a807
+def unpacking(
+    receive: Callable[[Arrival], None],  # takes arrivals as text
+    socket: Socket,  # says how large a frame may be
+) -> Callable[[Arrival], None]:  # takes them as they came
+    "Put the text of packed frames in their place."
+
+    def take(arrival: Arrival) -> None:
+        if arrival.kind == "frame":
+            try:
+                arrival.payload = unzipped(arrival.payload, socket.max_size)
+            except MalformedMessage as error:
+                arrival.payload = str(error).encode()
+        receive(arrival)
+
+    return take
+
 # %% ../nbs/20_streams.ipynb #adbd735a
 MAX_DEPTH = 5000  # rows of a side: the longest snapshot that a venue gives
 PROBE_EVERY_NS = 30 * NS_PER_S  # a clock drifts by microseconds in that time
@@ -251,7 +273,13 @@ class Session:
         self.rest = RestClient(urls[1], arrivals)
         names = [sync.instrument.venue_symbol for sync in feed.syncs.values()]
         self.connections = [
-            Connection(socket, urls[0], arrivals, self.receive, delays)
+            Connection(
+                socket,
+                urls[0],
+                arrivals,
+                unpacking(self.receive, socket) if socket.is_gzip else self.receive,
+                delays,
+            )
             for socket in self.protocol.sockets(names, depth)
         ]
 
@@ -291,6 +319,8 @@ class Session:
             wait_ns = action.not_before_ns - self.arrivals.now_ns()
             do = self._fetch if isinstance(action, FetchSnapshot) else self._resubscribe
             self._after(max(wait_ns, 0), partial(do, action.venue_symbol))
+        elif isinstance(action, Answer):
+            self._say(action.socket, [action.frame])
         else:
             for connection in self.connections:
                 connection.reconnect(action.reason)
@@ -314,8 +344,16 @@ class Session:
             self.rest.get(call, answer)
 
     def _resubscribe(self, venue_symbol: str, ts_ns: int, _: None) -> None:
-        for frame in self.protocol.resubscribe(venue_symbol, self.depth):
-            self.connections[0].send(frame)
+        sync = self.feed.syncs[self.protocol.answered_as(venue_symbol)]
+        socket = sync.socket or self.connections[0].socket.name
+        self._say(socket, self.protocol.resubscribe(venue_symbol, self.depth))
+
+    def _say(self, socket: str, frames: Sequence[bytes]) -> None:
+        "Send frames on the socket of a name."
+        for connection in self.connections:
+            if connection.socket.name == socket:
+                for frame in frames:
+                    connection.send(frame)
 
     def _tick(self, ts_ns: int, _: None) -> None:
         self.receive(Arrival(ts_ns, "timer", b""))
@@ -370,8 +408,8 @@ class FeedView:
 
     @property
     def reconnect_count(self) -> int:
-        "Connections after the first."
-        return max(self._feed.counts["opens"] - 1, 0)
+        "Connections after the first, over all sockets."
+        return self._feed.counts["reopens"]
 
     @property
     def clock_sync(self) -> ClockSync:
@@ -679,14 +717,46 @@ class CoinbaseOrderBookStream(OrderBookStream):
         return CoinbaseProtocol(self.market_type, feed=self._feed_name)
 
 # %% ../nbs/20_streams.ipynb #6dfeec85
-STREAMS: dict[str, type[OrderBookStream]] = {
-    stream.exchange: stream
-    for stream in (BinanceOrderBookStream, BybitOrderBookStream, CoinbaseOrderBookStream)
-}
+class KrakenOrderBookStream(OrderBookStream):
+    "Kraken spot v2: its checksum proves the best ten rows, and `trusted_depth` says so."
+
+    exchange = "kraken"
+
+    def _protocol(self) -> VenueProtocol:
+        return KrakenProtocol(self.market_type)
 
 # %% ../nbs/20_streams.ipynb #af890593
+class OKXOrderBookStream(OrderBookStream):
+    "OKX v5: spot, and linear perpetual swaps."
+
+    exchange = "okx"
+
+    def _protocol(self) -> VenueProtocol:
+        return OKXProtocol(self.market_type)
+
+# %% ../nbs/20_streams.ipynb #260817cc
+class HTXOrderBookStream(OrderBookStream):
+    "HTX: spot, and linear perpetual swaps."
+
+    exchange = "htx"
+
+    def _protocol(self) -> VenueProtocol:
+        return HTXProtocol(self.market_type)
+
+# %% ../nbs/20_streams.ipynb #305a5b0f
+_NATIVE = (
+    BinanceOrderBookStream,
+    BybitOrderBookStream,
+    CoinbaseOrderBookStream,
+    KrakenOrderBookStream,
+    OKXOrderBookStream,
+    HTXOrderBookStream,
+)
+STREAMS: dict[str, type[OrderBookStream]] = {stream.exchange: stream for stream in _NATIVE}
+
+# %% ../nbs/20_streams.ipynb #f95f3a87
 def make_stream(
-    name: str,  # venue: "binance", "bybit" or "coinbase"
+    name: str,  # venue: "binance", "bybit", "coinbase", "kraken", "okx" or "htx"
     symbol: str,  # unified
     **options: Any,  # as of the venue's stream
 ) -> OrderBookStream:

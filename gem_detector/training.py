@@ -31,6 +31,7 @@ from gem_detector.calibration import (
     fit_calibrator,
     log_loss,
 )
+from .checkpoints import Checkpoint
 from .core import InputError
 from .gem_classifier import GemClassifier, model_text, resolve_params
 from .leakage import out_of_fold, positive_score
@@ -100,11 +101,15 @@ def score_predictions(
 
 # %% ../nbs/49_training.ipynb #f6e0eed8
 def _trained_blocks(
-    rows: TrainingRows, params: Mapping[str, Any], rounds: int, stopping: int | None
+    rows: TrainingRows,
+    params: Mapping[str, Any],
+    rounds: int,
+    stopping: int | None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[GemClassifier, list[np.ndarray]]:
     "A classifier fitted on the first block and stopped by the second; and the three blocks."
     blocks = time_blocks(rows.labels)
-    for name, block in zip(("fit", "stop"), blocks):
+    for name, block in zip(("fit", "stop") if stopping else ("fit",), blocks):
         if len(np.unique(rows.y[block])) < 2:
             raise InputError(
                 f"the block of {len(block)} rows to {name} has {int(rows.y[block].sum())} "
@@ -114,7 +119,7 @@ def _trained_blocks(
     weight = None if rows.weight is None else rows.weight[fit]
     watched = (rows.frame(stop), rows.y[stop]) if stopping else None
     model = GemClassifier(rounds, stopping, **params)
-    model.fit(rows.frame(fit), rows.y[fit], weight, eval_set=watched)
+    model.fit(rows.frame(fit), rows.y[fit], weight, eval_set=watched, checkpoint=checkpoint)
     return model, blocks
 
 # %% ../nbs/49_training.ipynb #9040874f
@@ -177,10 +182,11 @@ def train_model(
     episode_id: Any = None,  # (n,) int, below 0 = outside
     sampler: Any = None,  # how the rows were sampled, plain data
     refit: bool = False,  # True: after scoring, fit again on all rows
+    checkpoint: Checkpoint | None = None,  # fit in stages that survive a kill
 ) -> TrainedModel:  # with scores from rows that it has not seen, unless refit
     "Fit, stop, calibrate and score."
     model, (fit, stop, score) = _trained_blocks(
-        rows, params, num_boost_round, early_stopping_rounds
+        rows, params, num_boost_round, early_stopping_rounds, checkpoint
     )
     fixed = GemClassifier(model.best_iteration_, **params)
     calibrator, choice = _decision(rows, np.r_[fit, stop], fixed, net_bps, episode_id)

@@ -7,12 +7,12 @@ __all__ = ['Price', 'Quantity', 'Levels', 'DELTA', 'SNAPSHOT', 'IMAGE', 'Message
            'TradeMessage', 'FrameNumber', 'Notice', 'Continuity', 'Socket', 'RestCall', 'VenueProtocol']
 
 # %% ../nbs/08_wire.ipynb #f65067cf
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Protocol
 
 import msgspec
 
-from .core import MalformedMessage, NS_PER_MS, NS_PER_US
+from .core import Instrument, MalformedMessage, NS_PER_MS, NS_PER_US
 
 # %% ../nbs/08_wire.ipynb #d2260046
 Price = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]  # quote per base
@@ -59,6 +59,8 @@ class BookMessage(msgspec.Struct, gc=False):
     ts_engine_ns: int = 0  # 0 = not given
     ts_send_ns: int = 0
     channel: str = ""  # the venue's channel without the symbol: ids of two channels do not mix
+    checksum: int = -1  # of the book's best rows once this is applied, -1 = the venue has none
+    rows: int = 0  # rows a side that the channel keeps up, 0 = all
 
     @property
     def ts_event_ns(self) -> int:
@@ -87,10 +89,13 @@ class FrameNumber(msgspec.Struct, gc=False):
 class Notice(msgspec.Struct, gc=False):
     "Everything that is neither book nor trade."
 
-    kind: str  # "ack" "error" "heartbeat" "pong" "shutdown" or "other" (a channel nobody asked for)
+    kind: str  # "ack" "error" "heartbeat" "ping" "pong" "shutdown", or "other": nobody asked for it
     channel: str = ""
     venue_symbol: str = ""
     text: str = ""  # the venue's own words of an error or notice
+    answer: bytes = b""  # what a ping wants to hear
+    rows: int = 0  # rows a side that the channel keeps up, where an acknowledgement tells
+    repeats: bool = False  # the channel's next message holds trades of before the subscription
 
 # %% ../nbs/08_wire.ipynb #fe40afd2
 Message = BookMessage | TradeMessage | FrameNumber | Notice  # what a protocol's `parse` gives
@@ -99,9 +104,11 @@ Message = BookMessage | TradeMessage | FrameNumber | Notice  # what a protocol's
 class Continuity(msgspec.Struct, frozen=True):
     "A venue's loss rule, as data."
 
-    rule: str  # "range", "chain", "connection" or "none"
-    snapshot: str  # "rest": joined with buffered deltas; "in_band": stands at once
+    rule: str  # "range", "chain", "connection", "checksum" or "none"
+    snapshot: str  # "rest", "asked" on the socket: joined with deltas; "in_band": stands at once
     straddles: bool = False  # chain only: the first delta may contain the snapshot's id
+    checksum: Callable[[Instrument, Levels, Levels], int] | None = None  # of bids and asks
+    proven_rows: int = 0  # best rows a side that the rule proves, 0 = all
 
     def goes_on(
         self,
@@ -137,6 +144,7 @@ class Socket(msgspec.Struct, frozen=True):
     ping: bytes = b""  # venue-level keep-alive, b"" = none needed
     ping_every_s: float = 0.0
     max_size: int = 16 * 2**20  # bytes in one frame: Coinbase's snapshot has 4.8 MB
+    is_gzip: bool = False  # every frame that comes is packed by itself
 
 # %% ../nbs/08_wire.ipynb #dbc809ce
 class RestCall(msgspec.Struct, frozen=True):
@@ -146,6 +154,7 @@ class RestCall(msgspec.Struct, frozen=True):
     path: str  # with query, appended to the venue's REST address
     venue_symbol: str = ""
     weight: int = 1  # of the venue's request budget
+    step_ns: int = NS_PER_MS  # what a clock's reply is rounded down to
 
 # %% ../nbs/08_wire.ipynb #65553cd5
 class VenueProtocol(Protocol):

@@ -12,9 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from gem_detector.demo import DemoResult
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDS = {"gem_data": "data", "chromium": "browser"}  # fixture: marker
@@ -142,3 +146,11 @@ def pytest_configure(config: pytest.Config) -> None:
     path = config.getoption("--table")
     if path:
         config.pluginmanager.register(Table(path), "verification-table")
+
+
+@pytest.fixture(scope="session")
+def planted_demo(tmp_path_factory: pytest.TempPathFactory) -> "DemoResult":
+    "The demo with its defaults, run once: seed 1, twelve gems to find."
+    from gem_detector.demo import run_demo
+
+    return run_demo(seed=1, folder=tmp_path_factory.mktemp("demo") / "out")

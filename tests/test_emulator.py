@@ -19,9 +19,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from gem_detector.arrivals import Arrivals, VirtualArrivals, WallArrivals
 from gem_detector.book import OrderBook
+from gem_detector.book_sync import base_units, scaled
 from gem_detector.core import NS_PER_MS, NS_PER_S, InputError, Instrument
 from gem_detector.emulator import VenueServer, play
 from gem_detector.gateway import Gateway, Line, Topic, gateways_of
+from gem_detector.markets import instrument
 from gem_detector.simulator import (
     DEFAULT_VENUES,
     USDT_USD,
@@ -33,6 +35,9 @@ from gem_detector.simulator import (
 from gem_detector.venues.binance import BinanceProtocol
 from gem_detector.venues.bybit import BybitProtocol
 from gem_detector.venues.coinbase import CoinbaseProtocol
+from gem_detector.venues.htx import HTXProtocol, unzipped
+from gem_detector.venues.kraken import KrakenProtocol, book_checksum
+from gem_detector.venues.okx import OKXProtocol
 from gem_detector.wire import (
     SNAPSHOT,
     BookMessage,
@@ -51,6 +56,11 @@ VENUES = (
     USDT_USD,
     replace(BINANCE, instrument=USDM, name="usdm", touch_qty=5.0),
     replace(BYBIT, instrument=BYBIT_SPOT, name="bybit_spot"),
+    replace(COINBASE, instrument=instrument("kraken", "BTC/USD"), name="kraken"),
+    replace(BINANCE, instrument=instrument("okx", "BTC/USDT"), name="okx"),
+    replace(BYBIT, instrument=instrument("okx", "BTC/USDT:USDT"), name="okx_swap"),
+    replace(BINANCE, instrument=instrument("htx", "BTC/USDT"), name="htx"),
+    replace(BYBIT, instrument=instrument("htx", "BTC/USDT:USDT"), name="htx_swap"),
 )
 MARKETS: dict[str, tuple[str, VenueProtocol, str]] = {
     "binance": ("binance", BinanceProtocol("spot"), "BTCUSDT"),
@@ -58,7 +68,14 @@ MARKETS: dict[str, tuple[str, VenueProtocol, str]] = {
     "bybit": ("bybit", BybitProtocol("linear"), "BTCUSDT"),
     "bybit_spot": ("bybit", BybitProtocol("spot"), "BTCUSDT"),
     "coinbase": ("coinbase", CoinbaseProtocol(), "BTC-USD"),
+    "kraken": ("kraken", KrakenProtocol(), "BTC/USD"),
+    "okx": ("okx", OKXProtocol("spot"), "BTC-USDT"),
+    "okx_swap": ("okx", OKXProtocol("linear"), "BTC-USDT-SWAP"),
+    "htx": ("htx", HTXProtocol("spot"), "btcusdt"),
+    "htx_swap": ("htx", HTXProtocol("linear"), "BTC-USDT"),
 }
+ROWS = 60  # asked for: more than the tapes have, so that every update is told
+STEP_NS = {"coinbase": (1, 1_000), "kraken": (1_000, 1_000)}  # of stamps of books and trades
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -142,7 +159,8 @@ class Client:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     def messages(self, protocol: VenueProtocol) -> list[tuple[int, Message]]:
-        return [(at, m) for at, frame in self.heard for m in protocol.parse(frame)]
+        texts = [(at, unzipped(f) if f[:2] == b"\x1f\x8b" else f) for at, f in self.heard]
+        return [(at, m) for at, text in texts for m in protocol.parse(text)]
 
 
 Script = Callable[[Client, VirtualArrivals], Awaitable[None] | None]
@@ -167,15 +185,21 @@ async def followed(
     return client
 
 
-def subscribed(protocol: VenueProtocol, symbols: list[str], call_after_ms: float = 300) -> Script:
+def subscribed(
+    protocol: VenueProtocol, symbols: list[str], call_after_ms: float = 300, which: int = 0
+) -> Script:
     "A client that follows books and trades and, where needed, asks for the snapshot."
 
     def script(client: Client, arrivals: VirtualArrivals) -> None:
-        (socket,) = protocol.sockets(symbols, 20)
+        socket = protocol.sockets(symbols, ROWS)[which]
         client.open(socket.path, socket.subscribe)
-        call = protocol.snapshot_call(symbols[0], 20)
+        call = protocol.snapshot_call(symbols[0], ROWS)
+        after_ns = int(call_after_ms * NS_PER_MS)
         if call is not None:
-            arrivals.call_later(int(call_after_ms * NS_PER_MS), lambda at, _: client.get(call.path))
+            arrivals.call_later(after_ns, lambda at, _: client.get(call.path))
+        elif protocol.continuity.snapshot == "asked" and which == 0:
+            (asking,) = protocol.resubscribe(symbols[0], ROWS)
+            arrivals.call_later(after_ns, lambda at, _: client.say(asking))
 
     return script
 
@@ -189,9 +213,21 @@ def book_of(
     for stamp_ns, _, body in client.replies.values():
         snapshot = protocol.parse_snapshot(body, symbol)
         messages = [(stamp_ns, snapshot), *messages]  # deltas from before it were buffered
+    if protocol.continuity.snapshot == "asked":  # here too
+        messages.sort(key=lambda row: row[1].kind != SNAPSHOT)
+    (made,) = (
+        spec.instrument
+        for spec in VENUES
+        if (spec.instrument.exchange, spec.instrument.venue_symbol, spec.instrument.market_type)
+        == (protocol.exchange, symbol, protocol.market_type)
+    )
+    to_base = base_units(made)
     for at, message in messages:
         if message.venue_symbol != symbol:
             continue
+        if to_base is not None:
+            message.bids = scaled(message.bids, to_base)
+            message.asks = scaled(message.asks, to_base)
         if message.kind == SNAPSHOT:
             book.load(message.bids, message.asks)
             joining = True
@@ -233,7 +269,7 @@ async def test_every_update_arrives_once_at_its_time_and_gives_the_tapes_book(
         assert seen == ladder(tape, i)
         assert 0 <= at - tape.ts_recv_ns[i] < 100  # two frames of one nanosecond count on
         sent_ns = int(tape.stamp_ns(tape.ts_send_ns[i]))
-        coarse = 1 if venue == "coinbase" else NS_PER_MS
+        coarse, _ = STEP_NS.get(venue, (NS_PER_MS, NS_PER_MS))
         assert message.ts_send_ns == sent_ns // coarse * coarse
     (snapshot,) = [seen for _, m, seen in applied if m.kind == SNAPSHOT]
     assert snapshot in (ladder(tape, first - 1), ladder(tape, first))
@@ -245,13 +281,16 @@ async def test_every_update_arrives_once_at_its_time_and_gives_the_tapes_book(
 async def test_every_trade_arrives_once_with_the_takers_side(market: Market, name: str) -> None:
     venue, protocol, symbol = MARKETS[name]
     tape = market.tapes[name]
-    client = await followed(market, venue, subscribed(protocol, [symbol]))
+    client = await followed(market, venue, subscribed(protocol, [symbol], which=-1))
     trades = [(at, m) for at, m in client.messages(protocol) if isinstance(m, TradeMessage)]
     live = [(at, m) for at, m in trades if not m.is_history]
     first = len(tape.trade_tick) - len(live)
+    if venue == "htx" and live[0][0] - tape.trade_ts_recv_ns[first] > 100:
+        live, first = live[1:], first + 1  # the last one from before the subscription, once more
     assert len(live) > 10 and len({m.trade_id for _, m in live}) == len(live)
-    step = 1_000 if venue == "coinbase" else NS_PER_MS
-    told = [(m.ts_event_ns, m.price, m.size, m.side) for _, m in live]
+    _, step = STEP_NS.get(venue, (NS_PER_MS, NS_PER_MS))
+    to_base = base_units(tape.instrument) or float
+    told = [(m.ts_event_ns, m.price, to_base(m.size), m.side) for _, m in live]
     truth = [
         (
             int(tape.stamp_ns(tape.trade_ts_engine_ns[i])) // step * step,
@@ -271,7 +310,7 @@ async def test_every_trade_arrives_once_with_the_takers_side(market: Market, nam
         )
 
 
-@pytest.mark.parametrize("name", ["binance", "bybit", "coinbase"])
+@pytest.mark.parametrize("name", ["binance", "bybit", "coinbase", "kraken", "okx", "htx"])
 @in_loop
 async def test_two_runs_and_other_steps_give_the_same_bytes_and_stamps(
     market: Market, name: str
@@ -476,6 +515,173 @@ async def test_bybit_windows_of_a_deeper_book(depth: int) -> None:
     assert len(seen) > 50
 
 
+@pytest.mark.parametrize("depth", [10, 25, 50])
+@in_loop
+async def test_kraken_windows_tell_what_moves_in_and_not_what_moves_out(depth: int) -> None:
+    spec = next(spec for spec in VENUES if spec.name == "kraken")
+    deep = simulate_market(3, 4.0, [replace(spec, depth_levels=80)])
+    tape, protocol = deep.tapes["kraken"], MARKETS["kraken"][1]
+    (socket,) = protocol.sockets(["BTC/USD"], depth)
+    client = await followed(
+        deep, "kraken", lambda client, arrivals: client.open(socket.path, socket.subscribe)
+    )
+    book, rows, n_gone = OrderBook(), 10 if depth == 10 else 25 if depth == 25 else 100, 0
+    truth = {int(at): i for i, at in enumerate(tape.ts_recv_ns)}
+    messages = [(at, m) for at, m in client.messages(protocol) if isinstance(m, BookMessage)]
+    for at, message in messages:
+        if message.kind == SNAPSHOT:
+            book.load(message.bids, message.asks)
+            continue
+        book.apply(message.bids, message.asks)
+        n_gone += book.n_bids > rows
+        book.truncate(rows)
+        sides = [side.tolist() for side in book.ladder()]
+        i = next(truth[at - late] for late in range(100) if at - late in truth)
+        assert sides == [side[:rows] for side in ladder(tape, i)]
+        best = [side[:10] for side in sides]
+        assert book_checksum(tape.instrument, *best) == message.checksum
+    assert len(messages) > 30 and (n_gone > 0) == (rows < 80)
+
+
+@in_loop
+async def test_kraken_refuses_by_pair_and_begins_again_after_a_new_subscription(
+    market: Market,
+) -> None:
+    leave, enter = KrakenProtocol().resubscribe("BTC/USD", 100)
+    both = enter.replace(b'["BTC/USD"]', b'["NO/PE","BTC/USD"]')
+
+    def script(client: Client, arrivals: VirtualArrivals) -> None:
+        client.open("/v2", (both,))
+        messages = [b'{"method":"ping","req_id":3}', leave, enter, b"nonsense"]
+        messages += [both.replace(b"100", b"99"), enter.replace(b'"book"', b'"level3"')]
+        for second, message in enumerate(messages, start=1):
+            at_s(market, arrivals, second, lambda message=message: client.say(message))
+
+    client = await followed(market, "kraken", script)
+    bodies = [json.loads(frame) for _, frame in client.heard]
+    told = [(b["method"], b.get("success"), b.get("error")) for b in bodies if "method" in b]
+    assert told[:5] == [
+        ("subscribe", False, "Currency pair not supported NO/PE"),
+        ("subscribe", True, None),
+        ("pong", None, None),
+        ("unsubscribe", True, None),
+        ("subscribe", True, None),
+    ]
+    assert [text for _, success, text in told[5:]] == [
+        "Malformed request",
+        "Subscription depth not supported",
+        "Subscription depth not supported",
+        "Subscription channel not supported",
+    ]
+    kinds = [b["type"] for b in bodies if b.get("channel") == "book"]
+    assert kinds.count("snapshot") == 2 and kinds[0] == "snapshot"
+    assert sum(b.get("channel") == "heartbeat" for b in bodies) >= 6
+    assert bodies[0]["channel"] == "status"
+    tape = market.tapes["kraken"]
+    assert book_of(client, KrakenProtocol(), "BTC/USD")[-1][2] == ladder(tape, len(tape) - 1)
+
+
+@in_loop
+async def test_okx_answers_each_topic_by_itself_and_pings_with_a_word(market: Market) -> None:
+    leave, enter = OKXProtocol().resubscribe("BTC-USDT", 100)
+
+    def script(client: Client, arrivals: VirtualArrivals) -> None:
+        client.open("/ws/v5/public", (enter,))
+        messages = [b"ping", leave, enter, b"nonsense", enter.replace(b"BTC-USDT", b"NO-PE")]
+        for second, message in enumerate(messages, start=1):
+            at_s(market, arrivals, second, lambda message=message: client.say(message))
+
+    client = await followed(market, "okx", script)
+    assert [at for at, frame in client.heard if frame == b"pong"]
+    bodies = [json.loads(frame) for _, frame in client.heard if frame != b"pong"]
+    told = [(b["event"], b.get("code")) for b in bodies if "event" in b]
+    assert told == [
+        ("subscribe", None),
+        ("unsubscribe", None),
+        ("subscribe", None),
+        ("error", "60012"),
+        ("error", "60018"),
+    ]
+    books = [b["data"][0] for b in bodies if "action" in b]
+    snapshots = [i for i, b in enumerate(books) if b["prevSeqId"] == -1]
+    assert len(snapshots) == 2 and snapshots[0] == 0 and {b["checksum"] for b in books} == {0}
+    steps = {b["seqId"] - b["prevSeqId"] for b in books if b["prevSeqId"] >= 0}
+    assert len(steps) > 10 and min(steps) > 0
+    tape = market.tapes["okx"]
+    assert book_of(client, OKXProtocol(), "BTC-USDT")[-1][2] == ladder(tape, len(tape) - 1)
+
+
+@in_loop
+async def test_htx_packs_every_frame_and_refuses_in_words(market: Market) -> None:
+    def script(client: Client, arrivals: VirtualArrivals) -> None:
+        client.open("/feed", (b'{"sub":"market.btcusdt.mbp.150","id":"a"}',))
+        messages = [
+            b'{"sub":"market.nousdt.mbp.150","id":"b"}',
+            b'{"sub":"market.btcusdt.trade.detail","id":"c"}',  # lives on the other path
+            b'{"req":"market.btcusdt.mbp.150","id":"d"}',
+            b'{"ping":7}',
+            b"nonsense",
+            b'{"unsub":"market.btcusdt.mbp.150","id":"e"}',
+        ]
+        for second, message in enumerate(messages, start=1):
+            at_s(market, arrivals, second, lambda message=message: client.say(message))
+
+    client = await followed(market, "htx", script)
+    assert all(frame.startswith(b"\x1f\x8b") for _, frame in client.heard)
+    bodies = [(at, json.loads(unzipped(frame))) for at, frame in client.heard]
+    told = [(b.get("id"), b["status"], b.get("err-msg")) for _, b in bodies if "status" in b]
+    assert told == [
+        ("a", "ok", None),
+        ("b", "error", "invalid symbol nousdt"),
+        ("c", "error", "invalid topic market.btcusdt.trade.detail"),
+        ("d", "ok", None),
+        ("", "error", "invalid topic "),
+        ("e", "ok", None),
+    ]
+    assert sum("pong" in b for _, b in bodies) == 1
+    assert bodies[-1][1].get("unsubbed") or "ping" in bodies[-1][1]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@in_loop
+async def test_htx_hangs_up_on_who_does_not_answer_its_pings(is_there: bool) -> None:
+    spec = next(spec for spec in VENUES if spec.name == "htx")
+    long = simulate_market(4, 24.0, [spec])
+
+    def script(client: Client, arrivals: VirtualArrivals) -> None:
+        hear = client._hear
+
+        def answer(at: int, frame: bytes) -> None:
+            hear(at, frame)
+            body = json.loads(unzipped(frame))
+            if is_there and "ping" in body:
+                client.say(b'{"pong":%d}' % body["ping"])
+
+        client._hear = answer  # type: ignore[method-assign]
+        client.open("/ws")
+
+    client = await followed(long, "htx", script)
+    n_pings = sum("ping" in json.loads(unzipped(frame)) for _, frame in client.heard)
+    assert (n_pings, client.closed[1]) == ((4, 0) if is_there else (2, 1003))
+
+
+@in_loop
+async def test_htx_repeats_the_last_trade_to_whoever_subscribes_late(market: Market) -> None:
+    (said,) = HTXProtocol().sockets(["btcusdt"], 20)[1].subscribe
+
+    def script(client: Client, arrivals: VirtualArrivals) -> None:
+        client.open("/ws")
+        at_s(market, arrivals, 4, lambda: client.say(said))
+
+    client = await followed(market, "htx", script)
+    messages = [m for _, m in client.messages(HTXProtocol()) if not isinstance(m, Notice)]
+    old, *live = messages
+    tape = market.tapes["htx"]
+    stamps = tape.stamp_ns(tape.trade_ts_engine_ns) // NS_PER_MS * NS_PER_MS
+    assert old.ts_event_ns < market.start_ns + 4 * NS_PER_S and len(live) > 5
+    assert [m.ts_event_ns for m in messages] == stamps[-len(messages) :].tolist()
+
+
 @in_loop
 async def test_coinbase_counts_frames_of_all_channels_and_products(market: Market) -> None:
     protocol = CoinbaseProtocol()
@@ -519,16 +725,17 @@ async def test_coinbase_answers_a_dollar_coin_with_the_dollar_product(market: Ma
     assert json.loads(client.heard[0][1])["events"][0]["product_id"] == "BTC-USD"
 
 
-@pytest.mark.parametrize("path", ["/v5/market/time", "/api/v3/brokerage/time"])
+@pytest.mark.parametrize("name", MARKETS)
 @in_loop
-async def test_rest_clocks_run_with_the_venues_offset(market: Market, path: str) -> None:
-    name = "bybit" if path.startswith("/v5") else "coinbase"
-    protocol = MARKETS[name][1]
-    client = await followed(market, name, lambda client, arrivals: client.get(path))
-    stamp_ns, status, body = client.replies[path]
+async def test_rest_clocks_run_with_the_venues_offset(market: Market, name: str) -> None:
+    venue, protocol, _ = MARKETS[name]
+    call = protocol.time_call()
+    client = await followed(market, venue, lambda client, arrivals: client.get(call.path))
+    stamp_ns, status, body = client.replies[call.path]
     middle_ns = (market.start_ns + stamp_ns) / 2
-    off_ns = protocol.parse_time(body) - middle_ns - market.tapes[name].clock_offset_ns
-    assert status == 200 and abs(off_ns) < NS_PER_MS
+    tapes = [t for t in market.tapes.values() if t.instrument.exchange == venue]
+    off_ns = protocol.parse_time(body) - middle_ns - tapes[0].clock_offset_ns
+    assert status == 200 and -call.step_ns <= off_ns < NS_PER_MS
 
 
 # --- what goes wrong

@@ -5,6 +5,7 @@ import inspect
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -14,20 +15,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gem_detector.core import NS_PER_MS, NS_PER_S, NS_PER_US, Instrument, rfc3339_ns
+from gem_detector.core import (
+    NS_PER_MS,
+    NS_PER_S,
+    NS_PER_US,
+    Instrument,
+    MalformedMessage,
+    rfc3339_ns,
+)
 from gem_detector.encoders import (
     UNVERIFIED_FRAMES,
     BinanceEncoder,
     BybitEncoder,
     CoinbaseEncoder,
     DecimalText,
+    JavaText,
     TradeRow,
     go_time_text,
     tick_directions,
 )
+from gem_detector.encoders_htx import HTXEncoder, packed
+from gem_detector.encoders_kraken import KrakenEncoder, micro_text
+from gem_detector.encoders_okx import OKXEncoder
+from gem_detector.markets import instrument
 from gem_detector.venues.binance import BinanceProtocol
 from gem_detector.venues.bybit import BybitProtocol
 from gem_detector.venues.coinbase import CoinbaseProtocol
+from gem_detector.venues.htx import HTXProtocol, unzipped
+from gem_detector.venues.kraken import KrakenProtocol
+from gem_detector.venues.okx import OKXProtocol
 from gem_detector.wire import DELTA, SNAPSHOT, BookMessage, FrameNumber, Notice, TradeMessage
 
 # Quantities far from the market still carry old, finer steps: the captures are read at 1e-8.
@@ -73,6 +89,15 @@ def captured(path: Path) -> Iterator[bytes]:
         for line in lines:
             yield line.split(b" ", 1)[1].rstrip() if path.suffix == ".gz" else line.rstrip()
 
+
+ENCODERS = {
+    "binance": BinanceEncoder,
+    "bybit": BybitEncoder,
+    "coinbase": CoinbaseEncoder,
+    "kraken": KrakenEncoder,
+    "okx": OKXEncoder,
+    "htx": HTXEncoder,
+}
 
 # --- captured frames, taken apart and encoded again: not one byte differs
 
@@ -167,6 +192,37 @@ def coinbase_again(body: dict[str, Any]) -> tuple[str, bytes] | None:
     return None
 
 
+def kraken_again(frame: bytes) -> tuple[str, bytes]:
+    "The kind of a frame and what our encoder makes of its numbers."
+    body = json.loads(frame, parse_float=str)
+    if "method" in body:
+        times = rfc3339_ns(body["time_in"]), rfc3339_ns(body["time_out"])
+        return "reply", KrakenEncoder.reply(body["method"], body["result"], *times)
+    if body["channel"] == "status":
+        return "status", KrakenEncoder.status(body["data"][0]["connection_id"])
+    if body["channel"] == "heartbeat":
+        return "heartbeat", KrakenEncoder.heartbeat()
+    (data,) = body["data"]
+    made = instrument("kraken", data["symbol"])
+    sides = [rows([[x["price"], x["qty"]] for x in data[side]], made) for side in ("bids", "asks")]
+    about = data["checksum"], rfc3339_ns(data["timestamp"])
+    return "book", KrakenEncoder(made).book(body["type"], *sides, *about)
+
+
+def okx_again(body: dict[str, Any]) -> tuple[str, bytes]:
+    "The kind of a frame and what our encoder makes of its numbers."
+    if "event" in body:
+        about = body["arg"]["channel"], body["arg"]["instId"], body["connId"]
+        return "reply", OKXEncoder.reply(body["event"], *about)
+    (data,), made = body["data"], instrument("okx", "BTC/USDT")
+    bids, asks = (
+        [(*row, int(level[3])) for row, level in zip(rows([x[:2] for x in side], made), side)]
+        for side in (data["bids"], data["asks"])
+    )
+    ids, sent_ns = (data["seqId"], data["prevSeqId"]), int(data["ts"]) * NS_PER_MS
+    return "book", OKXEncoder(made).book(body["action"], *ids, bids, asks, sent_ns)
+
+
 @cache
 def compared(data: Path) -> Counter[str]:
     "Encode every captured frame again, assert that it is the same, count the kinds."
@@ -203,6 +259,14 @@ def compared(data: Path) -> Counter[str]:
                 same = json.loads(found[1]) if found[0] == "subscriptions" else found[1]
                 assert same == (json.loads(frame) if found[0] == "subscriptions" else frame)
                 seen[f"coinbase spot/{found[0]}"] += 1
+    for frame in captured(today / "kraken_book.jsonl"):
+        kind, again = kraken_again(frame)
+        assert again == frame
+        seen[f"kraken spot/{kind}"] += 1
+    for frame in captured(today / "okx_books.jsonl"):
+        kind, again = okx_again(json.loads(frame))
+        assert again == frame
+        seen[f"okx spot/{kind}"] += 1
     return seen
 
 
@@ -213,18 +277,20 @@ def test_captured_frames_are_encoded_byte_for_byte(gem_data: Path) -> None:
     assert seen["binance linear/depth_update"] == 6551
     assert seen["bybit linear/book"] == 1598 and seen["bybit linear/trades"] == 102
     assert seen["coinbase spot/l2_data"] == 231 and seen["coinbase spot/heartbeats"] == 7
+    assert seen["kraken spot/book"] == 4 and seen["okx spot/book"] == 7
 
 
 @pytest.mark.data
 def test_what_was_not_compared_is_listed_as_unverified(gem_data: Path) -> None:
     "Every public method of an encoder is a kind of frame, compared or named in UNVERIFIED_FRAMES."
     seen = set(compared(gem_data))
-    encoders = {"binance": BinanceEncoder, "bybit": BybitEncoder, "coinbase": CoinbaseEncoder}
-    for venue, encoder in encoders.items():
+    for venue, encoder in ENCODERS.items():
         kinds = {name for name, _ in inspect.getmembers(encoder, callable) if name[0] != "_"}
         kinds |= {"refusal"} if venue == "bybit" else set()  # a reply with a reason
-        markets = ("spot",) if venue == "coinbase" else ("spot", "linear")
+        markets = ("spot",) if venue in ("coinbase", "kraken") else ("spot", "linear")
         every = {f"{market_type}/{kind}" for market_type in markets for kind in kinds}
+        if venue == "htx":  # the only one whose markets write books differently
+            every -= {"linear/mbp", "linear/mbp_snapshot", "spot/depth"}
         verified = {name.split()[1] for name in seen if name.startswith(venue)}
         assert verified.isdisjoint(UNVERIFIED_FRAMES[venue])
         assert every == verified | set(UNVERIFIED_FRAMES[venue])
@@ -367,6 +433,144 @@ def test_coinbase_frames_come_back(
     counted, notice = protocol.parse(encoder.heartbeats(number, engine, sent, sent))
     assert counted == FrameNumber(number) and notice.kind == "heartbeat"
     assert protocol.parse_time(encoder.server_time(sent)) == in_ms(sent)
+
+
+KRAKEN = instrument("kraken", "BTC/USD")
+OKX = [instrument("okx", symbol) for symbol in ("BTC/USDT", "BTC/USDT:USDT")]
+HTX = [instrument("htx", symbol) for symbol in ("BTC/USDT", "BTC/USDT:USDT")]
+
+
+def in_venue_units(made: Instrument) -> Instrument:
+    "The instrument as its wire counts: contracts instead of base units."
+    lot = Decimal(str(made.lot_size)) / Decimal(str(made.contract_size))
+    return replace(made, lot_size=float(lot), contract_size=1.0)
+
+
+@given(bids=levels, asks=levels, trades=trade_rows, sent=times, crc=st.integers(0, 2**32 - 1))
+@pytest.mark.parametrize("kind", [SNAPSHOT, DELTA])
+def test_kraken_frames_come_back(
+    kind: str,
+    bids: list[tuple[int, int]],
+    asks: list[tuple[int, int]],
+    trades: list[TradeRow],
+    sent: int,
+    crc: int,
+) -> None:
+    protocol, encoder = KrakenProtocol(), KrakenEncoder(KRAKEN)
+    name = "update" if kind == DELTA else "snapshot"
+    (message,) = protocol.parse(encoder.book(name, bids[::-1], asks, crc, sent))
+    assert isinstance(message, BookMessage) and message.kind == kind
+    assert (message.bids, message.asks) == (floats(bids[::-1], KRAKEN), floats(asks, KRAKEN))
+    assert (message.checksum, message.ts_send_ns) == (crc, sent // NS_PER_US * NS_PER_US)
+    same_trades(protocol.parse(encoder.trades("update", trades)), trades, KRAKEN, NS_PER_US)
+    assert all(trade.is_history for trade in protocol.parse(encoder.trades("snapshot", trades)))
+    assert protocol.parse_time(encoder.server_time(sent)) == sent // NS_PER_S * NS_PER_S
+
+
+@given(bids=levels, asks=levels, trades=trade_rows, number=ids, sent=times)
+@pytest.mark.parametrize("made", OKX, ids=["spot", "linear"])
+@pytest.mark.parametrize("kind", [SNAPSHOT, DELTA])
+def test_okx_frames_come_back(
+    kind: str,
+    made: Instrument,
+    bids: list[tuple[int, int]],
+    asks: list[tuple[int, int]],
+    trades: list[TradeRow],
+    number: int,
+    sent: int,
+) -> None:
+    protocol, encoder = OKXProtocol(made.market_type), OKXEncoder(made)
+    name = "update" if kind == DELTA else "snapshot"
+    both = [[(t, n, 1) for t, n in side] for side in (bids[::-1], asks)]
+    (message,) = protocol.parse(encoder.book(name, number + 9, number, *both, sent))
+    wire = in_venue_units(made)
+    assert isinstance(message, BookMessage) and message.kind == kind
+    assert (message.bids, message.asks) == (floats(bids[::-1], wire), floats(asks, wire))
+    assert (message.last_id, message.prev_id) == (number + 9, number)
+    assert message.ts_send_ns == in_ms(sent)
+    same_trades(protocol.parse(encoder.trades(trades)), trades, wire, NS_PER_MS)
+    assert protocol.parse_time(encoder.server_time(sent)) == in_ms(sent)
+
+
+@given(bids=levels, asks=levels, trades=trade_rows, number=ids, engine=times, sent=times)
+@pytest.mark.parametrize("made", HTX, ids=["spot", "linear"])
+def test_htx_frames_come_back(
+    made: Instrument,
+    bids: list[tuple[int, int]],
+    asks: list[tuple[int, int]],
+    trades: list[TradeRow],
+    number: int,
+    engine: int,
+    sent: int,
+) -> None:
+    protocol, encoder, wire = HTXProtocol(made.market_type), HTXEncoder(made), in_venue_units(made)
+    sides = bids[::-1], asks
+    if made.market_type == "spot":
+        frame = encoder.mbp(150, number + 9, number, *sides, sent)
+        snapshot = encoder.mbp_snapshot(150, "1", number + 9, *sides, sent)
+        ids_ = number + 9, number
+    else:
+        frame = encoder.depth("update", 150, number + 1, *sides, engine, sent)
+        snapshot = encoder.depth("snapshot", 150, number + 1, *sides, engine, sent)
+        ids_ = number + 1, number
+    (message,) = protocol.parse(unzipped(packed(frame)))
+    (first,) = protocol.parse(unzipped(packed(snapshot)))
+    for one, kind in ((message, DELTA), (first, SNAPSHOT)):
+        assert isinstance(one, BookMessage) and (one.kind, one.rows) == (kind, 150)
+        assert (one.bids, one.asks) == (floats(sides[0], wire), floats(asks, wire))
+        assert one.ts_send_ns == in_ms(sent) and one.last_id == ids_[0]
+    assert message.prev_id == ids_[1]
+    same_trades(protocol.parse(encoder.trades(trades, sent)), trades, wire, NS_PER_MS)
+    clock = encoder.server_time(made.market_type, sent)
+    assert protocol.parse_time(clock) == in_ms(sent)
+
+
+def test_answers_of_the_younger_venues_are_understood() -> None:
+    about = {"channel": "book", "depth": 25, "snapshot": True, "symbol": "BTC/USD"}
+    topic, at = "market.btcusdt.trade.detail", NS_PER_S
+    for protocol, frame, kind in (
+        (KrakenProtocol(), KrakenEncoder.reply("subscribe", about, at, at), "ack"),
+        (
+            KrakenProtocol(),
+            KrakenEncoder.refusal("subscribe", "X", "no such pair", at, at),
+            "error",
+        ),
+        (KrakenProtocol(), KrakenEncoder.pong(at, at), "pong"),
+        (KrakenProtocol(), KrakenEncoder.status(7), "other"),
+        (KrakenProtocol(), KrakenEncoder.heartbeat(), "heartbeat"),
+        (OKXProtocol(), OKXEncoder.reply("subscribe", "books", "BTC-USDT", "c"), "ack"),
+        (OKXProtocol(), OKXEncoder.refusal("60018", "no such channel", "c"), "error"),
+        (OKXProtocol(), OKXEncoder.pong(), "pong"),
+        (HTXProtocol(), HTXEncoder.reply("sub", topic, "1", at), "ack"),
+        (HTXProtocol(), HTXEncoder.reply("unsub", topic, "1", at), "ack"),
+        (HTXProtocol(), HTXEncoder.refusal("invalid symbol", "1", at), "error"),
+        (HTXProtocol(), HTXEncoder.ping(17), "ping"),
+        (HTXProtocol(), HTXEncoder.pong(17), "pong"),
+    ):
+        (notice,) = protocol.parse(frame)
+        assert isinstance(notice, Notice) and notice.kind == kind
+    for refuse, reply in (
+        (KrakenProtocol().parse_time, KrakenEncoder.rest_error("EGeneral:Unknown method")),
+        (OKXProtocol().parse_time, OKXEncoder.rest_error("404", "Not Found")),
+        (HTXProtocol().parse_time, HTXEncoder.rest_error("no such path")),
+    ):
+        with pytest.raises(MalformedMessage, match="refuses"):
+            refuse(reply)
+
+
+@given(n=st.integers(0, 10**15), places=st.integers(0, 8))
+def test_java_texts_are_exact_and_of_javas_form(n: int, places: int) -> None:
+    text = JavaText(Decimal(1).scaleb(-places), None)[n]
+    assert Decimal(text) == n * Decimal(1).scaleb(-places)
+    whole, point, part = text.partition("E")[0].partition(".")
+    assert point and whole and part and (part == "0" or part[-1] != "0")
+    assert ("E" in text) == (n > 0 and not 1e-3 <= float(text) < 1e7)
+
+
+@given(ts_ns=times)
+def test_micro_texts_have_six_decimals(ts_ns: int) -> None:
+    text = micro_text(ts_ns)
+    assert rfc3339_ns(text) == ts_ns // NS_PER_US * NS_PER_US and len(text) == 27
 
 
 def test_answers_are_understood() -> None:

@@ -371,10 +371,9 @@ def test_kill_9_while_saving_leaves_files_that_belong_together(
     assert not (tmp_path / BUNDLE).exists()
 
 
-# --- long
+# --- probabilities
 
 
-@pytest.mark.verify
 def test_calibration_against_known_probabilities(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from websockets.exceptions import ConnectionClosed
 from gem_detector.arrivals import VirtualArrivals
 from gem_detector.core import FeedError, Gap, OrderBookSnapshot, StreamState, Trade
 from gem_detector.emulator import VenueServer, play
-from gem_detector.frames import Arrival
+from gem_detector.frames import Arrival, read_frames
+from gem_detector.markets import instrument
 from gem_detector.simulator import DEFAULT_VENUES, simulate_market
 from gem_detector.streams import BybitOrderBookStream, make_stream
 
@@ -232,11 +234,22 @@ def test_secrets_stay_out_of_every_text(tmp_path: Path, monkeypatch: pytest.Monk
     assert "s3cr3t" not in repr(stream) + str(stream.get_stats())
 
 
-async def followed(venue: str, symbol: str, market) -> list:
+BINANCE, BYBIT, COINBASE = DEFAULT_VENUES
+VENUES = [
+    *DEFAULT_VENUES,
+    replace(COINBASE, instrument=instrument("kraken", "BTC/USD"), name="kraken"),
+    replace(BINANCE, instrument=instrument("okx", "BTC/USDT"), name="okx"),
+    replace(BYBIT, instrument=instrument("okx", "BTC/USDT:USDT"), name="okx_swap"),
+    replace(BINANCE, instrument=instrument("htx", "BTC/USDT"), name="htx"),
+    replace(BYBIT, instrument=instrument("htx", "BTC/USDT:USDT"), name="htx_swap"),
+]
+
+
+async def followed(venue: str, symbol: str, market, folder: Path | None = None) -> list:
     "Every event of a stream that follows an emulated venue from start to end."
     arrivals, seen = VirtualArrivals(market.start_ns), []
     async with VenueServer(venue, market, arrivals=arrivals) as server:
-        urls = {"url": server.url, "rest_url": server.rest_url}
+        urls = {"url": server.url, "rest_url": server.rest_url, "record_to": folder}
         stream = make_stream(venue, symbol, depth=10, arrivals=arrivals, **urls)
         stream.register_book_callback(seen.append)
         stream.register_trade_callback(seen.append)
@@ -245,6 +258,7 @@ async def followed(venue: str, symbol: str, market) -> list:
         await asyncio.sleep(0)
         await play([server], arrivals)
         await starting
+        assert not stream.get_stats()["rejected"] and stream.reconnect_count == 0
         await stream.stop()
     return seen
 
@@ -254,7 +268,49 @@ def rows(side: np.ndarray) -> bytes:
     return np.ascontiguousarray(side[:10], np.int64).tobytes()
 
 
-@pytest.mark.parametrize("spec", DEFAULT_VENUES, ids=lambda spec: spec.key)
+def same(one: list, other: list) -> None:
+    "Two lists of events are equal bit for bit."
+    assert len(one) == len(other)
+    for a, b in zip(one, other):
+        assert a.same_as(b) if isinstance(a, OrderBookSnapshot) else a == b
+
+
+@pytest.mark.parametrize("spec", VENUES, ids=lambda spec: spec.key)
+def test_a_recording_of_an_emulated_venue_replays_bit_for_bit(spec, tmp_path: Path) -> None:
+    "Emulator, stream, recording, replay: the same events, whatever the venue packs or asks."
+    market = simulate_market(seed=8, duration_s=12.0, venues=[spec])
+    names = spec.instrument.exchange, spec.instrument.symbol
+    live = asyncio.run(followed(*names, market, tmp_path))
+    (path,) = tmp_path.glob("*.frames.zst")
+    replayed = list(make_stream(*names, depth=10).replay(path))
+    same(live, replayed)
+    kinds = {type(event) for event in live}
+    assert kinds == {OrderBookSnapshot, Trade}
+    payloads = [a.payload for a in read_frames(path) if a.kind == "frame"]
+    assert payloads and all(p[:1] == b"{" or p in (b"ping", b"pong") for p in payloads)
+
+
+@pytest.mark.parametrize("spec", VENUES, ids=lambda spec: spec.key)
+def test_a_frame_lost_from_a_recording_is_never_a_wrong_book(spec, tmp_path: Path) -> None:
+    "Every twentieth frame is left out once: what is handed out then was handed out live too."
+    market = simulate_market(seed=9, duration_s=10.0, venues=[spec])
+    names = spec.instrument.exchange, spec.instrument.symbol
+    live = asyncio.run(followed(*names, market, tmp_path))
+    books = {(e.ts_recv_ns, e.sequence): e for e in live if isinstance(e, OrderBookSnapshot)}
+    (path,) = tmp_path.glob("*.frames.zst")
+    arrivals = list(read_frames(path))
+    frames = [i for i, a in enumerate(arrivals) if a.kind == "frame"]
+    n_gaps = 0
+    for lost in frames[5::20]:
+        stream = make_stream(*names, depth=10)
+        for event in stream.replay(arrivals[:lost] + arrivals[lost + 1 :]):
+            n_gaps += isinstance(event, Gap)
+            if isinstance(event, OrderBookSnapshot):
+                assert event.same_as(books[event.ts_recv_ns, event.sequence])
+    assert n_gaps > 3
+
+
+@pytest.mark.parametrize("spec", VENUES, ids=lambda spec: spec.key)
 def test_an_emulated_venues_ladder_is_followed_exactly(spec) -> None:
     "Every book that is handed out is one of the venue's own; two runs are the same."
     market = simulate_market(seed=5, duration_s=10.0, venues=[spec])
@@ -267,9 +323,7 @@ def test_an_emulated_venues_ladder_is_followed_exactly(spec) -> None:
     for book in books:
         steps = np.array([tape.instrument.tick_size, tape.instrument.lot_size])
         assert tuple(rows(np.rint(side / steps)) for side in (book.bids, book.asks)) in truths
-    assert len(one) == len(other)
-    for a, b in zip(one, other):
-        assert a.same_as(b) if isinstance(a, OrderBookSnapshot) else a == b
+    same(one, other)
 
 
 def test_a_socket_that_was_given_up_gives_no_book_any_more() -> None:

@@ -159,6 +159,8 @@ def test_captures_replay_without_a_gap(gem_data, venue, name, symbol, wire_symbo
     [
         ("bybit", "BTC/USDT", "spot", "wire-2026-08/bybit_orderbook.jsonl", 9),
         ("coinbase", "BTC/USD", None, "wire-2026-08/coinbase_l2.jsonl", 11),
+        ("kraken", "BTC/USD", None, "wire-2026-08/kraken_book.jsonl", 4),
+        ("okx", "BTC/USDT", None, "wire-2026-08/okx_books.jsonl", 7),
     ],
 )
 def test_captures_without_stamps(gem_data, venue, symbol, market_type, name, n_books) -> None:
@@ -179,6 +181,56 @@ def test_binance_us_joins_its_rest_snapshot(gem_data: Path) -> None:
     books = books_of(list(make_stream("binance", "BTC/USDT").replay(source)))
     new = [d for d in map(json.loads, deltas) if d["u"] > last_id]
     assert [book.sequence for book in books] == [delta["u"] for delta in new]
+
+
+def kraken_source(data: Path) -> list[tuple[int, bytes]]:
+    "The longer recording as a source: a snapshot and 509 updates, without an acknowledgement."
+    recorded = json.loads((data / "kraken-v2-book" / "orderbook-v2.json").read_bytes())
+    frames = [recorded["init"], *recorded["updates"]]
+    return [(i, json.dumps(frame).encode()) for i, frame in enumerate(frames, start=1)]
+
+
+@pytest.mark.parametrize("depth", [5, 10, 20, 500])
+def test_all_checksums_of_kraken_agree_at_any_depth_that_is_asked_for(gem_data, depth) -> None:
+    "The recording was made at depth 10, whatever the stream would subscribe to."
+    stream = make_stream("kraken", "BTC/USD", depth=depth)
+    books = books_of(list(stream.replay(kraken_source(gem_data))))
+    assert len(books) == 510 and stream.gap_count == 0
+    assert {len(book.bids) for book in books} == {min(depth, 10)}
+    assert {book.trusted_depth for book in books} == {min(depth, 10)}
+    assert all(book.sequence == -1 and book.state is StreamState.SYNCED for book in books)
+
+
+def test_every_lost_delta_of_kraken_is_noticed_or_was_undone_by_the_next(gem_data: Path) -> None:
+    source = kraken_source(gem_data)
+    truth = books_of(list(make_stream("kraken", "BTC/USD").replay(source)))
+    noticed = 0
+    for lost in random.Random(7).sample(range(1, 509), 40):
+        stream = make_stream("kraken", "BTC/USD")
+        events = list(stream.replay(source[:lost] + source[lost + 1 :]))
+        gaps = [event for event in events if isinstance(event, Gap)]
+        if gaps:
+            assert (
+                len(gaps) == 1 and gaps[0].ts_recv_ns == lost + 2 and gaps[0].reason == "checksum"
+            )
+            assert events[-1] is gaps[0] and stream.book is None
+        noticed += len(gaps)
+        kept = books_of(events)
+        after = truth[:lost] + truth[lost + 1 :][: len(kept) - lost]
+        assert len(kept) == len(after) and all(a.same_as(b) for a, b in zip(kept, after))
+    assert noticed > 25
+
+
+def test_every_lost_delta_of_okx_is_noticed(gem_data: Path) -> None:
+    frames = (gem_data / "wire-2026-08" / "okx_books.jsonl").read_bytes().splitlines()
+    source = list(enumerate(frames, start=1))
+    for lost in range(2, 7):
+        stream = make_stream("okx", "BTC/USDT")
+        events = list(stream.replay(source[:lost] + source[lost + 1 :]))
+        (gap,) = (event for event in events if isinstance(event, Gap))
+        assert gap.ts_recv_ns == lost + 2 and events[-1] is gap and stream.book is None
+    assert not list(make_stream("okx", "BTC/USDT").replay(source[2:]))  # begins in the middle
+    assert not list(make_stream("kraken", "BTC/USD").replay(kraken_source(gem_data)[1:]))
 
 
 def test_every_lost_delta_of_bybit_is_noticed(gem_data: Path) -> None:

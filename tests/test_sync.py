@@ -8,12 +8,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gem_detector.core import NS_PER_S, Gap, Instrument, OrderBookSnapshot, StreamState
+from gem_detector.book_sync import Answer, FetchSnapshot, Reconnect, Resubscribe
+from gem_detector.core import NS_PER_S, Gap, Instrument, OrderBookSnapshot, StreamState, utc_text
 from gem_detector.frames import Arrival
-from gem_detector.sync import Feed, FetchSnapshot, Reconnect, Resubscribe
+from gem_detector.sync import Feed
 from gem_detector.venues.binance import BinanceProtocol
 from gem_detector.venues.bybit import BybitProtocol
 from gem_detector.venues.coinbase import CoinbaseProtocol
+from gem_detector.venues.htx import HTXProtocol
+from gem_detector.venues.kraken import KrakenProtocol, book_checksum
+from gem_detector.venues.okx import OKXProtocol
 
 Ladder = dict[float, float]
 
@@ -229,6 +233,269 @@ def test_coinbase(changes: list[Change], faults: list) -> None:
     ]
     check(events, lambda number: books[number])
     assert all(isinstance(action, Reconnect) for action in feed.actions)
+
+
+def okx_frame(i: int, change: Change, contracts: float = 1.0) -> bytes:
+    "Ids jump by seven; only `prevSeqId` ties messages together. Quantities in contracts."
+    sides = {
+        name: [[p, f"{float(q) / contracts:.3f}", "0", "1"] for p, q in levels]
+        for name, levels in zip(("bids", "asks"), changed(change).values())
+    }
+    return okx_body("update", i + 1, 7 * i + 7, 7 * i, sides)
+
+
+def okx_body(kind: str, at: int, last: int, prev: int, sides: dict) -> bytes:
+    data = [{**sides, "ts": str(at), "checksum": 0, "seqId": last, "prevSeqId": prev}]
+    arg = {"channel": "books", "instId": "B-Q-SWAP"}
+    return json.dumps({"arg": arg, "action": kind, "data": data}).encode()
+
+
+def okx_snapshot(n: int, book: tuple[Ladder, Ladder], contracts: float = 1.0) -> bytes:
+    sides = {
+        name: [[f"{p:.2f}", f"{q / contracts:.3f}", "0", "1"] for p, q in side.items()]
+        for name, side in zip(("bids", "asks"), book)
+    }
+    return okx_body("snapshot", n, 7 * n, -1, sides)
+
+
+@settings(max_examples=150, deadline=None)
+@given(CHANGES, FAULTS, st.integers(0, 39), st.sampled_from([1.0, 0.01, 1000.0]))
+def test_okx(changes: list[Change], faults: list, second: int, contracts: float) -> None:
+    "With a new snapshot in between and a quiet message behind every fifth; books in base units."
+    books = ladders(changes)
+    made = Instrument(
+        "okx", "B/Q:Q", "B-Q-SWAP", "linear", "B", "Q", "Q", 0.01, 0.001, 0.0, 0.0, contracts
+    )
+    feed = Feed(OKXProtocol("linear"), [made])
+    clean = [okx_snapshot(0, books[0], contracts)]
+    for i, change in enumerate(changes):
+        clean.append(okx_frame(i, change, contracts))
+        if i % 5 == 0:
+            clean.append(okx_body("update", i + 1, 7 * i + 7, 7 * i + 7, {"bids": [], "asks": []}))
+        if i == second % len(changes):
+            clean.append(okx_snapshot(i + 1, books[i + 1], contracts))
+    events = [
+        event
+        for i, frame in enumerate(damaged(clean, faults))
+        for event in feed.handle(Arrival((i + 1) * NS_PER_S, "frame", frame))
+    ]
+    check(events, lambda sequence: books[sequence // 7])
+    assert all(isinstance(action, Resubscribe) for action in feed.actions)
+    if not faults:
+        assert not feed.actions and not any(isinstance(event, Gap) for event in events)
+
+
+def test_okx_may_count_anew_after_maintenance() -> None:
+    books = ladders([Change("b", 1.0, 1.0), Change("b", 2.0, 2.0), Change("b", 3.0, 3.0)])
+    feed = Feed(OKXProtocol("linear"), [instrument("okx", "B/Q:Q", "B-Q-SWAP", "linear")])
+    row = {"bids": [["92.00", "2.000", "0", "1"]], "asks": []}
+    frames = [
+        okx_snapshot(0, books[0]),
+        okx_frame(0, Change("b", 1.0, 1.0)),
+        okx_body("update", 2, 3, 7, row),  # an id below the last one, pointing to it
+        okx_body("update", 3, 5, 3, {"bids": [["93.00", "3.000", "0", "1"]], "asks": []}),
+    ]
+    events = [e for i, f in enumerate(frames) for e in feed.handle(Arrival(i + 1, "frame", f))]
+    assert [event.sequence for event in events] == [0, 7, 3, 5] and not feed.actions
+    assert dict(events[-1].bids.tolist()) == books[3][0]
+    late = okx_body("update", 4, 11, 9, row)  # the message from 5 to 9 is lost
+    (gap,) = feed.handle(Arrival(9, "frame", late))
+    assert isinstance(gap, Gap)
+
+
+KRAKEN = instrument("kraken", "BTC/USD", "BTC/USD", "spot")
+
+
+def kraken_frame(kind: str, i: int, sides: dict[str, list[list[str]]], book: tuple) -> bytes:
+    "The time names the state; the checksum is of the book that the venue has then."
+    best = [
+        sorted(side.items(), key=lambda level: sign * level[0])[:10]
+        for side, sign in zip(book, (-1, 1))
+    ]
+    body = {
+        "symbol": "BTC/USD",
+        "bids": [{"price": float(p), "qty": float(q)} for p, q in sides["b"]],
+        "asks": [{"price": float(p), "qty": float(q)} for p, q in sides["a"]],
+        "checksum": book_checksum(KRAKEN, *best),
+        "timestamp": utc_text(10**18 + i),
+    }
+    return json.dumps({"channel": "book", "type": kind, "data": [body]}).encode()
+
+
+@settings(max_examples=150, deadline=None)
+@given(CHANGES, FAULTS, st.integers(0, 39))
+def test_kraken(changes: list[Change], faults: list, second: int) -> None:
+    "No numbers, only checksums: a loss that does not matter may pass, a wrong book never does."
+    books = ladders(changes)
+    feed = Feed(KrakenProtocol(), [KRAKEN])
+
+    def snapshot(n: int) -> bytes:
+        sides = {"b": levels(books[n][0]), "a": levels(books[n][1])}
+        return kraken_frame("snapshot", n, sides, books[n])
+
+    clean = [snapshot(0)]
+    for i, change in enumerate(changes):
+        clean.append(kraken_frame("update", i + 1, changed(change), books[i + 1]))
+        if i == second % len(changes):
+            clean.append(snapshot(i + 1))
+    events = []
+    for i, frame in enumerate(damaged(clean, faults)):
+        for event in feed.handle(Arrival((i + 1) * NS_PER_S, "frame", frame)):
+            events.append(event)
+            if isinstance(event, OrderBookSnapshot):
+                bids, asks = books[event.ts_event_ns - 10**18]
+                assert dict(event.bids.tolist()) == bids and dict(event.asks.tolist()) == asks
+    assert all(isinstance(action, Resubscribe) for action in feed.actions)
+    if not faults:
+        assert not feed.actions and not any(isinstance(event, Gap) for event in events)
+
+
+def test_kraken_forgets_what_leaves_the_window_of_its_subscription() -> None:
+    "Twelve bids at depth ten: no delete comes for the last two, and none of them comes back."
+    bids = {90.0 - i: 1.0 for i in range(10)}
+    asks = {100.0: 1.0}
+    feed = Feed(KrakenProtocol(), [KRAKEN], depth=20)
+    ack = b'{"method":"subscribe","result":{"channel":"book","depth":10,"symbol":"BTC/USD"}}'
+    feed.handle(Arrival(1, "frame", ack))
+    sides = {"b": levels(bids), "a": levels(asks)}
+    feed.handle(Arrival(2, "frame", kraken_frame("snapshot", 0, sides, (bids, asks))))
+    for i, price in enumerate((91.0, 92.0)):
+        bids = {**bids, price: 1.0}
+        sides = {"b": [[f"{price}", "1.0"]], "a": []}
+        (book,) = feed.handle(
+            Arrival(3 + i, "frame", kraken_frame("update", i, sides, (bids, asks)))
+        )
+    assert book.bids[:, 0].tolist() == [92.0 - i for i in range(10)]
+    assert book.trusted_depth == 1 and feed.syncs["BTC/USD"].state is StreamState.SYNCED
+
+
+def test_a_thin_kraken_book_keeps_the_rows_it_was_subscribed_to() -> None:
+    "Three rows in the snapshot, 25 in the subscription: rows beyond ten must not be cut off."
+    bids, asks = {90.0 - i: 1.0 for i in range(3)}, {100.0: 1.0}
+    feed = Feed(KrakenProtocol(), [KRAKEN], depth=20)
+    ack = b'{"method":"subscribe","result":{"channel":"book","depth":25,"symbol":"BTC/USD"}}'
+    feed.handle(Arrival(1, "frame", ack))
+    sides = {"b": levels(bids), "a": levels(asks)}
+    feed.handle(Arrival(2, "frame", kraken_frame("snapshot", 0, sides, (bids, asks))))
+    more = {80.0 - i: 1.0 for i in range(12)}
+    sides = {"b": levels(more), "a": []}
+    frame = kraken_frame("update", 1, sides, ({**bids, **more}, asks))
+    (book,) = feed.handle(Arrival(3, "frame", frame))
+    assert len(book.bids) == 15 and isinstance(book, OrderBookSnapshot)
+
+
+def test_a_malformed_kraken_frame_is_a_gap_at_once() -> None:
+    "No number will ever tell whether it was a delta below the rows that the checksum proves."
+    feed = Feed(KrakenProtocol(), [KRAKEN])
+    bids, asks = {90.0: 1.0}, {100.0: 1.0}
+    sides = {"b": levels(bids), "a": levels(asks)}
+    frame = kraken_frame("snapshot", 0, sides, (bids, asks))
+    feed.handle(Arrival(1, "frame", frame))
+    (gap,) = feed.handle(Arrival(2, "frame", frame[:60]))
+    assert isinstance(gap, Gap) and gap.reason == "malformed"
+    assert feed.actions == [Resubscribe("BTC/USD", 2)]
+
+
+def htx_frame(i: int, change: Change) -> bytes:
+    sides = {"bids": changed(change)["b"], "asks": changed(change)["a"]}
+    tick = {"seqNum": 9 * i + 9, "prevSeqNum": 9 * i, **numbers(sides)}
+    return json.dumps({"ch": "market.btcusdt.mbp.150", "ts": i + 1, "tick": tick}).encode()
+
+
+def numbers(sides: dict) -> dict:
+    return {name: [[float(p), float(q)] for p, q in levels] for name, levels in sides.items()}
+
+
+@settings(max_examples=150, deadline=None)
+@given(CHANGES, FAULTS, st.integers(0, 4), st.integers(0, 8), st.integers(0, 3))
+def test_htx_spot(changes: list[Change], faults: list, lag: int, inside: int, age: int) -> None:
+    "The snapshot comes on the socket, late and of an older state, its id anywhere in a message."
+    books = ladders(changes)
+    feed = Feed(HTXProtocol("spot"), [instrument("htx", "B/Q", "btcusdt", "spot")])
+    frames = damaged([htx_frame(i, change) for i, change in enumerate(changes)], faults)
+    events, due = [], []
+    for i, frame in enumerate(frames):
+        ts_ns = (i + 1) * 100 * NS_PER_S  # so far apart that no request has to wait
+        events += feed.handle(Arrival(ts_ns, "frame", frame))
+        for at in [at for at in due if i >= at]:
+            due.remove(at)
+            n = max(min(i + 1, len(changes)) - age, 0)
+            sides = {"bids": levels(books[n][0]), "asks": levels(books[n][1])}
+            seq = max(9 * n - inside, 0)  # the message up to 9n straddles it: nothing is missing
+            body = {"status": "ok", "rep": "market.btcusdt.mbp.150", "ts": n}
+            reply = json.dumps({**body, "data": {"seqNum": seq, **numbers(sides)}}).encode()
+            events += feed.handle(Arrival(ts_ns + 1, "frame", reply))
+        for action in feed.actions:
+            assert isinstance(action, Resubscribe)
+            due.append(i + lag)
+        feed.actions.clear()
+    n_books = check(events, lambda sequence: books[sequence // 9])
+    assert n_books or faults or lag + age > 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(CHANGES, FAULTS, st.integers(0, 39))
+def test_htx_linear(changes: list[Change], faults: list, second: int) -> None:
+    books = ladders(changes)
+    made = Instrument("htx", "B/Q:Q", "B-Q", "linear", "B", "Q", "Q", 0.01, 0.001, 0.0, 0.0, 0.001)
+    feed = Feed(HTXProtocol("linear"), [made])
+    channel = "market.B-Q.depth.size_20.high_freq"
+
+    def frame(kind: str, i: int, bids: list, asks: list) -> bytes:
+        contracts = [[[float(p), 1000 * float(q)] for p, q in side] for side in (bids, asks)]
+        tick = {"event": kind, "version": i, "bids": contracts[0], "asks": contracts[1], "ts": i}
+        return json.dumps({"ch": channel, "tick": tick, "ts": i}).encode()
+
+    clean = [frame("snapshot", 0, *map(levels, books[0]))]
+    for i, change in enumerate(changes):
+        clean.append(frame("update", i + 1, *changed(change).values()))
+        if i == second % len(changes):
+            clean.append(frame("snapshot", i + 1, *map(levels, books[i + 1])))
+    events = [
+        event
+        for i, one in enumerate(damaged(clean, faults))
+        for event in feed.handle(Arrival((i + 1) * NS_PER_S, "frame", one))
+    ]
+    check(events, lambda version: books[version])
+    if not faults:
+        assert not feed.actions and not any(isinstance(event, Gap) for event in events)
+
+
+def test_htx_pings_are_answered_where_they_came_and_the_first_trade_is_an_old_one() -> None:
+    feed = Feed(HTXProtocol("spot"), [instrument("htx", "B/Q", "btcusdt", "spot")])
+
+    def hear(at: int, payload: str) -> list:
+        return feed.handle(Arrival(at, "frame", payload.encode(), "trades"))
+
+    feed.handle(Arrival(1, "open", b"", "trades"))
+    hear(2, '{"ping":17}')
+    assert feed.actions == [Answer("trades", b'{"pong":17}')]
+    trade = (
+        '{"ch":"market.btcusdt.trade.detail","ts":9,"tick":{"data":[{"id":1,"ts":9,"tradeId":1,'
+        '"amount":0.5,"price":90.0,"direction":"sell"}]}}'
+    )
+    hear(3, '{"id":"1","status":"ok","subbed":"market.btcusdt.trade.detail","ts":8}')
+    assert hear(4, trade) == [] and len(hear(5, trade)) == 1
+    assert feed.counts["old_trade"] == 1
+
+
+def test_a_book_stands_when_another_socket_of_its_feed_falls() -> None:
+    feed = Feed(HTXProtocol("spot"), [instrument("htx", "B/Q", "btcusdt", "spot")])
+    books = ladders([Change("b", 1.0, 1.0), Change("b", 2.0, 1.0)])
+    for name in ("public", "trades"):
+        feed.handle(Arrival(1, "open", b"", name))
+    feed.handle(Arrival(2, "frame", htx_frame(0, Change("b", 1.0, 1.0)), "public"))
+    sides = {"bids": levels(books[0][0]), "asks": levels(books[0][1])}
+    data = {"seqNum": 0, **numbers(sides)}
+    reply = {"status": "ok", "rep": "market.btcusdt.mbp.150", "data": data}
+    (book,) = feed.handle(Arrival(3, "frame", json.dumps(reply).encode(), "public"))
+    assert book.sequence == 9
+    for at, kind in ((4, "close"), (5, "open")):
+        assert feed.handle(Arrival(at, kind, b"", "trades")) == []
+    (book,) = feed.handle(Arrival(6, "frame", htx_frame(1, Change("b", 2.0, 1.0)), "public"))
+    assert book.sequence == 18
+    (gap,) = feed.handle(Arrival(7, "close", b"", "public"))
+    assert gap.reason == "disconnected"
 
 
 def test_a_storm_of_gaps_is_no_storm_of_requests() -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import random
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -15,10 +16,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gem_detector.book import OrderBook
 from gem_detector.core import InputError, MalformedMessage
+from gem_detector.encoders import number_texts
+from gem_detector.encoders_kraken import text_checksum
+from gem_detector.markets import instrument
 from gem_detector.venues.binance import BinanceProtocol
 from gem_detector.venues.bybit import BybitProtocol
 from gem_detector.venues.coinbase import CoinbaseProtocol, answered_as, time_ns
+from gem_detector.venues.htx import HTXProtocol, unzipped
+from gem_detector.venues.kraken import KrakenProtocol, book_checksum
+from gem_detector.venues.okx import OKXProtocol
 from gem_detector.wire import (
     DELTA,
     IMAGE,
@@ -41,6 +49,11 @@ PROTOCOLS: dict[str, VenueProtocol] = {
     "bybit-linear": BybitProtocol("linear"),
     "coinbase-advanced": CoinbaseProtocol(),
     "coinbase-exchange": CoinbaseProtocol(feed="exchange"),
+    "kraken-spot": KrakenProtocol(),
+    "okx-spot": OKXProtocol("spot"),
+    "okx-linear": OKXProtocol("linear"),
+    "htx-spot": HTXProtocol("spot"),
+    "htx-linear": HTXProtocol("linear"),
 }
 protocols = pytest.mark.parametrize("name", PROTOCOLS)
 
@@ -145,7 +158,74 @@ EXCHANGE = [
     '{"type":"error","message":"Failed to subscribe","reason":"level2 requires authentication"}',
     '{"type":"ticker","product_id":"BTC-USD"}',
 ]
-SAMPLES = BINANCE + BYBIT + ADVANCED + EXCHANGE
+KRAKEN = [
+    '{"channel":"book","type":"snapshot","data":[{"symbol":"BTC/USD","bids":[{"price":90000.1,'
+    '"qty":0.50000000},{"price":90000.0,"qty":1.25000000}],"asks":[{"price":90000.2,'
+    '"qty":0.70000000}],"checksum":952209445,"timestamp":"2026-01-01T00:00:00.100200Z"}]}',
+    '{"channel":"book","type":"update","data":[{"symbol":"BTC/USD","bids":[{"price":90000.1,'
+    '"qty":0.00000000}],"asks":[],"checksum":4274784198,'
+    '"timestamp":"2026-01-01T00:00:00.124500Z"}]}',
+    '{"channel":"trade","type":"update","data":[{"symbol":"BTC/USD","side":"sell",'
+    '"price":90000.1,"qty":0.00400000,"ord_type":"market","trade_id":77001,'
+    '"timestamp":"2026-01-01T00:00:00.128000Z"},{"symbol":"BTC/USD","side":"buy",'
+    '"price":90000.2,"qty":0.1,"ord_type":"limit","trade_id":77000,'
+    '"timestamp":"2026-01-01T00:00:00.127000Z"}]}',
+    '{"channel":"heartbeat"}',
+    '{"channel":"status","type":"update","data":[{"version":"2.0.10","system":"online",'
+    '"api_version":"v2","connection_id":806193442143087786}]}',
+    '{"channel":"ticker","type":"update","data":[{"symbol":"BTC/USD","bid":90000.1}]}',
+    '{"method":"subscribe","result":{"channel":"book","depth":25,"snapshot":true,'
+    '"symbol":"BTC/USD"},"success":true,"time_in":"2026-01-01T00:00:00.000001Z"}',
+    '{"error":"Currency pair not supported NO/PE","method":"subscribe","success":false}',
+    '{"method":"pong","req_id":7,"time_in":"2026-01-01T00:00:00.000001Z"}',
+    '{"error":[],"result":{"unixtime":1767225600,"rfc1123":"Thu, 01 Jan 26"}}',
+]
+OKX = [
+    '{"arg":{"channel":"books","instId":"BTC-USDT"},"action":"snapshot","data":[{"asks":['
+    '["90000.2","0.7","0","3"]],"bids":[["90000.1","0.5","0","1"],["90000","1.25","0","4"]],'
+    '"ts":"1767225600100","checksum":0,"seqId":4001,"prevSeqId":-1}]}',
+    '{"arg":{"channel":"books","instId":"BTC-USDT"},"action":"update","data":[{"asks":[],'
+    '"bids":[["90000.1","0","0","0"]],"ts":"1767225600200","checksum":0,"seqId":4077,'
+    '"prevSeqId":4001}]}',
+    '{"arg":{"channel":"books5","instId":"BTC-USDT"},"data":[{"asks":[["90000.2","0.7","0","3"]],'
+    '"bids":[["90000.1","0.5","0","1"]],"instId":"BTC-USDT","ts":"1767225600100","seqId":4001}]}',
+    '{"arg":{"channel":"trades","instId":"BTC-USDT"},"data":[{"instId":"BTC-USDT",'
+    '"tradeId":"77001","px":"90000.1","sz":"0.004","side":"sell","ts":"1767225600128",'
+    '"count":"2","source":"0","seqId":4070}]}',
+    '{"arg":{"channel":"trades-all","instId":"BTC-USDT"},"data":[{"instId":"BTC-USDT"}]}',
+    '{"event":"subscribe","arg":{"channel":"books","instId":"BTC-USDT"},"connId":"32f4414f"}',
+    '{"event":"error","code":"60018","msg":"Wrong URL or channel","connId":"32f4414f"}',
+    '{"event":"notice","code":"64008","msg":"The connection will soon be closed"}',
+    '{"event":"channel-conn-count","channel":"orders","connCount":"2","connId":"a4d3ae55"}',
+    '{"code":"0","data":[{"ts":"1767225600123"}],"msg":""}',
+]
+HTX = [
+    '{"ch":"market.btcusdt.mbp.150","ts":1767225600200,"tick":{"seqNum":4077,"prevSeqNum":4001,'
+    '"bids":[[90000.1,0.0],[89999.5,3.6E-4]],"asks":[]}}',
+    '{"id":"1","status":"ok","ts":1767225600150,"rep":"market.btcusdt.mbp.150","data":{'
+    '"seqNum":4001,"bids":[[90000.1,0.5],[90000.0,1.25]],"asks":[[90000.2,0.7]]}}',
+    '{"ch":"market.BTC-USDT.depth.size_20.high_freq","tick":{"asks":[[90000.2,7]],"bids":[],'
+    '"ch":"market.BTC-USDT.depth.size_20.high_freq","event":"update","id":9100,"mrid":9100,'
+    '"ts":1767225600120,"version":501},"ts":1767225600124}',
+    '{"ch":"market.BTC-USDT.depth.size_20.high_freq","tick":{"asks":[[90000.2,7]],"bids":[],'
+    '"ch":"market.BTC-USDT.depth.size_20.high_freq","event":"snapshot","id":9099,"mrid":9099,'
+    '"ts":1767225600110,"version":500},"ts":1767225600114}',
+    '{"ch":"market.btcusdt.depth.step0","ts":1767225600200,"tick":{"bids":[[90000.1,0.5]],'
+    '"asks":[],"version":4001,"ts":1767225600190}}',
+    '{"ch":"market.btcusdt.trade.detail","ts":1767225600130,"tick":{"id":123140716701,'
+    '"ts":1767225600128,"data":[{"id":123140716701236887569077664,"ts":1767225600128,'
+    '"tradeId":102357140867,"amount":1.98E-4,"price":90000.1,"direction":"sell"}]}}',
+    '{"ch":"market.BTC-USDT.trade.detail","ts":1767225600130,"tick":{"id":22419995164,'
+    '"ts":1767225600128,"data":[{"amount":40,"quantity":0.04,"trade_turnover":3600.004,'
+    '"ts":1767225600128,"id":224199951640000,"price":90000.1,"direction":"buy"}]}}',
+    '{"ch":"market.btcusdt.bbo","ts":1767225600130,"tick":{"seqId":1,"bid":90000.1}}',
+    '{"ping":1767225600123}',
+    '{"pong":1767225600123}',
+    '{"id":"1","status":"ok","subbed":"market.btcusdt.trade.detail","ts":1767225600150}',
+    '{"id":"1","status":"error","err-code":"bad-request","err-msg":"invalid symbol x","ts":1}',
+    '{"status":"ok","data":1767225600123}',
+]
+SAMPLES = BINANCE + BYBIT + ADVANCED + EXCHANGE + KRAKEN + OKX + HTX
 
 
 def only(messages: list[Message]) -> Any:
@@ -172,6 +252,7 @@ def check_book(message: BookMessage) -> None:
         assert type(quantity) is float and 0 <= quantity < math.inf
     ids = (message.first_id, message.last_id, message.prev_id)
     assert all(type(i) is int and -1 <= i < INT64 for i in ids)
+    assert -1 <= message.checksum < 2**32 and 0 <= message.rows <= 1000
     for stamp in (message.ts_engine_ns, message.ts_send_ns, message.ts_event_ns):
         assert type(stamp) is int and 0 <= stamp < INT64
     assert type(message.venue_symbol) is str and type(message.channel) is str
@@ -189,7 +270,8 @@ def check(message: Message) -> None:
         assert 0 <= message.number < INT64
     else:
         assert isinstance(message, Notice)
-        assert message.kind in ("ack", "error", "heartbeat", "pong", "shutdown", "other")
+        kinds = ("ack", "error", "heartbeat", "ping", "pong", "shutdown", "other")
+        assert message.kind in kinds and bool(message.answer) == (message.kind == "ping")
         assert message.text or message.kind != "error"
 
 
@@ -310,7 +392,14 @@ def test_deep_nesting_and_odd_wholes_are_malformed(name: str) -> None:
         b"{}{}",
     ):
         said(lambda: protocol.parse(payload))  # noqa: B023
-    for key in ("orderbook.", "l2_data", "depthUpdate"):  # the words the first look goes by
+    for key in (
+        "orderbook.",
+        "l2_data",
+        "depthUpdate",
+        "book",
+        "bids",
+        "tick",
+    ):  # the words the first look goes by
         nested = f'{{"{key}":' + "[" * 5000 + "]" * 5000 + "}"
         said(lambda: protocol.parse(nested.encode()))  # noqa: B023
 
@@ -345,7 +434,8 @@ def test_numbers_may_come_plain(name: str) -> None:
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: v if k in ("trade_id", "i") else plain(v) for k, v in value.items()}
+            names = ("trade_id", "i", "tradeId")
+            return {k: v if k in names else plain(v) for k, v in value.items()}
         if isinstance(value, list):
             return [plain(v) for v in value]
         try:
@@ -354,6 +444,7 @@ def test_numbers_may_come_plain(name: str) -> None:
             return value
 
     ours = {"binance": BINANCE[:14], "bybit": BYBIT[:2], "coinbase": ADVANCED[:2] + EXCHANGE[:2]}
+    ours |= {"kraken": KRAKEN[:3], "okx": OKX[:4], "htx": HTX[:7]}
     protocol = PROTOCOLS[name]
     for sample in ours[protocol.exchange]:
         try:
@@ -369,15 +460,14 @@ def test_faces(name: str) -> None:
     protocol = PROTOCOLS[name]
     assert protocol.url.startswith("wss://") and protocol.rest_url.startswith("https://")
     assert not protocol.url.endswith("/") and not protocol.rest_url.endswith("/")
-    assert protocol.continuity.rule in ("range", "chain", "connection", "none")
+    assert protocol.continuity.rule in ("range", "chain", "connection", "checksum", "none")
     many = [f"COIN{i}USDT" for i in range(1200)]
     for symbols in (["BTCUSDT"], many):
         sockets = protocol.sockets(symbols, 20)
         assert len({socket.name for socket in sockets}) == len(sockets)
         text = " ".join(s.path + b" ".join(s.subscribe).decode() for s in sockets).upper()
-        assert all(
-            f"{symbol}{end}" in text for symbol in symbols for end in ("@", '"') if end in text
-        )
+        ends = (".",) if protocol.exchange == "htx" else ("@", '"')  # of a name in a topic
+        assert all(f"{symbol}{end}" in text for symbol in symbols for end in ends if end in text)
         assert protocol.sockets(symbols * 2, 20) == sockets  # asked twice, subscribed once
         for socket in sockets:
             assert socket.path.startswith("/") or not socket.path
@@ -386,11 +476,13 @@ def test_faces(name: str) -> None:
     with pytest.raises(InputError, match="no symbol"):
         protocol.sockets([], 20)
     call = protocol.snapshot_call("BTCUSDT", 20)
-    assert (call is None) == (protocol.continuity.snapshot == "in_band")
+    assert (call is not None) == (protocol.continuity.snapshot == "rest")
     assert protocol.time_call().kind == "time"
-    frames = protocol.resubscribe("BTCUSDT", 20)
-    ops = [json.loads(frame).get("op") or json.loads(frame)["type"] for frame in frames]
-    assert ops == (["unsubscribe", "subscribe"] if call is None else [])
+    frames = [json.loads(frame) for frame in protocol.resubscribe("BTCUSDT", 20)]
+    ops = [f.get("op") or f.get("type") or f.get("method") or next(iter(f)) for f in frames]
+    leave_and_enter = ["unsub", "sub"] if name == "htx-linear" else ["unsubscribe", "subscribe"]
+    asked = {"rest": [], "asked": ["req"], "in_band": leave_and_enter}
+    assert ops == asked[protocol.continuity.snapshot]
 
 
 # --- Binance
@@ -712,6 +804,208 @@ def test_coinbase_subscribes_one_channel_a_message() -> None:
             CoinbaseProtocol(**wrong)
 
 
+# --- Kraken
+
+kraken = PROTOCOLS["kraken-spot"]
+
+
+def test_kraken_books_carry_their_checksum_and_depth() -> None:
+    first, second = (only(kraken.parse(text.encode())) for text in KRAKEN[:2])
+    assert (first.kind, first.rows, first.checksum) == (SNAPSHOT, 10, 952209445)
+    assert (second.kind, second.bids, second.checksum) == (DELTA, [(90000.1, 0.0)], 4274784198)
+    assert second.ts_send_ns == time_ns("2026-01-01T00:00:00.1245Z")
+    assert first.first_id == first.last_id == first.prev_id == -1
+    undated = KRAKEN[0].replace(',"timestamp":"2026-01-01T00:00:00.100200Z"', "")
+    assert only(kraken.parse(undated.encode())).ts_event_ns == 0  # as v2 began
+    said(lambda: kraken.parse(KRAKEN[1].replace(',"checksum":4274784198', "").encode()))
+    row = '{"price":90000.1,"qty":1.0}'
+    for n, rows in ((11, 25), (26, 100), (1000, 1000), (1001, 1000)):
+        long = KRAKEN[0].replace('"asks":[', '"asks":[' + f"{row}," * (n - 1))
+        assert only(kraken.parse(long.encode())).rows == rows
+
+
+def test_kraken_trades_are_in_order_and_the_takers() -> None:
+    older, newer = kraken.parse(KRAKEN[2].encode())
+    assert [(t.trade_id, t.side, t.is_history) for t in (older, newer)] == [
+        ("77000", "buy", False),
+        ("77001", "sell", False),
+    ]
+    past = kraken.parse(KRAKEN[2].replace('"update"', '"snapshot"').encode())
+    assert all(trade.is_history for trade in past)
+
+
+def test_kraken_notices() -> None:
+    notices = [only(kraken.parse(text.encode())) for text in KRAKEN[3:9]]
+    kinds = ["heartbeat", "other", "other", "ack", "error", "pong"]
+    assert [n.kind for n in notices] == kinds
+    assert (notices[3].venue_symbol, notices[3].rows) == ("BTC/USD", 25)
+    assert notices[4].text == "Currency pair not supported NO/PE"
+
+
+BOOKS = st.lists(
+    st.tuples(st.integers(1, 10**7), st.integers(1, 2**26 * 10**8 - 1)),
+    max_size=10,
+    unique_by=lambda level: level[0],
+)
+
+
+@fuzz
+@given(bids=BOOKS, asks=BOOKS)
+def test_kraken_checksums_of_floats_are_those_of_the_texts(bids: list, asks: list) -> None:
+    "Digit for digit, up to the largest quantity for which it is promised."
+    btc = instrument("kraken", "BTC/USD")
+    texts = price, quantity = number_texts(btc)
+    both = [[(float(price[t]), float(quantity[n])) for t, n in side] for side in (bids, asks)]
+    assert book_checksum(btc, *both) == text_checksum(texts, bids, asks)
+
+
+def test_kraken_sockets_and_clock() -> None:
+    (socket,) = kraken.sockets(["BTC/USD", "ETH/USD"], 11)
+    book, trade = (json.loads(frame)["params"] for frame in socket.subscribe)
+    assert (socket.path, book["depth"], book["symbol"]) == ("/v2", 25, ["BTC/USD", "ETH/USD"])
+    assert (trade["channel"], trade["snapshot"]) == ("trade", False)
+    assert kraken.time_call().step_ns == 10**9
+    assert kraken.parse_time(KRAKEN[9].encode()) == 1767225600 * 10**9
+    refused = b'{"error":["EGeneral:Too many requests"]}'
+    assert "Too many requests" in said(lambda: kraken.parse_time(refused))
+    for wrong in (lambda: kraken.sockets(["BTC/USD"], 1001), lambda: KrakenProtocol("linear")):
+        with pytest.raises(InputError):
+            wrong()
+
+
+# --- OKX
+
+okx = PROTOCOLS["okx-spot"]
+
+
+def test_okx_books() -> None:
+    first, second, image = (only(okx.parse(text.encode())) for text in OKX[:3])
+    assert (first.kind, first.last_id, first.prev_id) == (SNAPSHOT, 4001, -1)
+    assert (second.kind, second.last_id, second.prev_id) == (DELTA, 4077, 4001)
+    assert (image.kind, image.channel) == (IMAGE, "books5")
+    assert second.ts_send_ns == 1767225600200 * 10**6 and second.checksum == -1
+    for old in ("-1023440116", "830931827"):  # the dead checksum of old captures is not looked at
+        again = only(okx.parse(OKX[1].replace('"checksum":0', f'"checksum":{old}').encode()))
+        assert again == second
+    for cut in ('"action":"update",', '"seqId":4077,'):
+        said(lambda: okx.parse(OKX[1].replace(cut, "").encode()))  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    ("book_id", "ids", "verdict"),
+    [
+        (4001, (4077, 4001), "goes on"),
+        (4001, (4001, 4001), "goes on"),  # a quiet minute
+        (4001, (12, 4001), "goes on"),  # maintenance: it counts anew
+        (4001, (4090, 4077), "gap"),
+        (4001, (4077, 4077), "gap"),  # even a quiet minute tells that something is missing
+        (4077, (4077, 4001), "old"),
+    ],
+)
+def test_okx_chain(book_id: int, ids: tuple[int, int], verdict: str) -> None:
+    frame = OKX[1].replace("4077", "X").replace("4001", str(ids[1])).replace("X", str(ids[0]))
+    message, rule = only(okx.parse(frame.encode())), okx.continuity
+    assert rule.goes_on(book_id, message) == (verdict == "goes on")
+    assert verdict != "old" or rule.is_old(book_id, message)
+
+
+def test_okx_trades_and_notices() -> None:
+    trade = only(okx.parse(OKX[3].encode()))
+    assert (trade.side, trade.size, trade.trade_id) == ("sell", 0.004, "77001")
+    kinds = [only(okx.parse(text.encode())).kind for text in OKX[4:9]]
+    assert kinds == ["other", "ack", "error", "shutdown", "other"]
+    assert only(okx.parse(b"pong")) == Notice("pong")
+    said(lambda: okx.parse(b"ping"))
+
+
+def test_okx_sockets_and_clock() -> None:
+    names = [f"COIN{i:04}-USDT-SWAP" for i in range(1500)]
+    (socket,) = okx.sockets(names, 400)
+    args = [arg for frame in socket.subscribe for arg in json.loads(frame)["args"]]
+    assert max(map(len, socket.subscribe)) <= 64_000 and len(socket.subscribe) > 1
+    assert Counter((arg["channel"], arg["instId"]) for arg in args) == Counter(
+        (channel, name) for name in names for channel in ("books", "trades")
+    )
+    assert (socket.ping, socket.ping_every_s < 30) == (b"ping", True)
+    assert okx.parse_time(OKX[9].encode()) == 1767225600123 * 10**6
+    assert "50011" in said(lambda: okx.parse_time(b'{"code":"50011","msg":"x","data":[]}'))
+    with pytest.raises(InputError, match="400 rows"):
+        okx.sockets(["BTC-USDT"], 401)
+
+
+# --- HTX
+
+htx, htx_linear = PROTOCOLS["htx-spot"], PROTOCOLS["htx-linear"]
+
+
+def test_htx_books_of_both_markets() -> None:
+    delta, snapshot = (only(htx.parse(text.encode())) for text in HTX[:2])
+    assert (delta.kind, delta.last_id, delta.prev_id, delta.rows) == (DELTA, 4077, 4001, 150)
+    assert (snapshot.kind, snapshot.last_id, snapshot.channel) == (SNAPSHOT, 4001, delta.channel)
+    swap, first = (only(htx_linear.parse(text.encode())) for text in HTX[2:4])
+    assert (swap.kind, swap.last_id, swap.prev_id, swap.rows) == (DELTA, 501, 500, 20)
+    assert (first.kind, first.last_id) == (SNAPSHOT, 500)
+    assert htx_linear.continuity.goes_on(first.last_id, swap)
+    assert swap.ts_send_ns - swap.ts_engine_ns == 4 * 10**6
+    assert only(htx.parse(HTX[4].encode())).kind == IMAGE
+    for protocol, foreign in ((htx, HTX[2]), (htx_linear, HTX[0]), (htx_linear, HTX[1])):
+        assert only(protocol.parse(foreign.encode())).kind in ("ack", "other")
+    one_sided = HTX[0].replace(',"asks":[]', "")
+    assert only(htx.parse(one_sided.encode())) == delta
+
+
+def test_htx_trades_are_named_by_the_shorter_id() -> None:
+    trade = only(htx.parse(HTX[5].encode()))
+    assert (trade.trade_id, trade.size, trade.side) == ("102357140867", 1.98e-4, "sell")
+    long = only(htx.parse(HTX[5].replace('"tradeId":102357140867,', "").encode()))
+    assert long.trade_id == "123140716701236887569077664"
+    swap = only(htx_linear.parse(HTX[6].encode()))
+    assert (swap.trade_id, swap.size, swap.side) == ("224199951640000", 40.0, "buy")
+
+
+def test_htx_notices_and_answers() -> None:
+    notices = [only(htx.parse(text.encode())) for text in HTX[7:12]]
+    assert [n.kind for n in notices] == ["other", "ping", "pong", "ack", "error"]
+    assert notices[1].answer == b'{"pong":1767225600123}' and notices[3].repeats
+    assert notices[4].text == "bad-request: invalid symbol x"
+    other = only(htx.parse(HTX[10].replace("trade.detail", "mbp.150").encode()))
+    assert not other.repeats and other.channel == "mbp.150"
+
+
+def test_htx_sockets() -> None:
+    books, trades = htx.sockets(["btcusdt"], 151)
+    assert [(s.name, s.path, s.is_gzip) for s in (books, trades)] == [
+        ("public", "/feed", True),
+        ("trades", "/ws", True),
+    ]
+    assert b"mbp.400" in only(books.subscribe) and b"trade.detail" in only(trades.subscribe)
+    (both,) = htx_linear.sockets(["BTC-USDT"], 21)
+    assert json.loads(both.subscribe[0]) == {
+        "sub": "market.BTC-USDT.depth.size_150.high_freq",
+        "data_type": "incremental",
+        "id": "market.BTC-USDT.depth.size_150.high_freq",
+    }
+    assert htx.url != htx_linear.url and htx.time_call() != htx_linear.time_call()
+    with pytest.raises(InputError, match="400 rows"):
+        htx.sockets(["btcusdt"], 401)
+
+
+@fuzz
+@given(text=st.binary(max_size=200), cut=st.integers(1, 20), junk=st.binary(min_size=1))
+def test_packed_frames_come_out_whole_or_not_at_all(text: bytes, cut: int, junk: bytes) -> None:
+    whole = gzip.compress(text)
+    assert unzipped(whole, 201) == text
+    for damaged in (whole[:-cut], whole + junk, junk + whole, text):
+        said(lambda: unzipped(damaged))  # noqa: B023
+    if text:
+        said(lambda: unzipped(whole, len(text) - 1 or 1) if len(text) > 1 else unzipped(b""))
+
+
+def test_a_small_frame_that_unpacks_to_much_is_refused_unread() -> None:
+    bomb = gzip.compress(b"0" * 2**26)
+    assert len(bomb) < 2**17 and "more than" in said(lambda: unzipped(bomb))
+
+
 # --- real recordings, counted a second time with the json module
 
 
@@ -772,6 +1066,24 @@ def coinbase_counts(frames: list[bytes]) -> Counter:
     return counts
 
 
+def kraken_counts(frames: list[bytes]) -> Counter:
+    "What Kraken frames hold."
+    counts: Counter = Counter()
+    for frame in map(json.loads, frames):
+        if frame.get("channel") == "book":
+            counts[DELTA if frame["type"] == "update" else SNAPSHOT] += len(frame["data"])
+        else:
+            channel = frame.get("channel", "ack")
+            counts["other" if channel == "status" else channel] += 1
+    return counts
+
+
+def okx_counts(frames: list[bytes]) -> Counter:
+    "What OKX frames hold."
+    kinds = {"update": DELTA, "snapshot": SNAPSHOT}
+    return Counter(kinds.get(json.loads(frame).get("action"), "ack") for frame in frames)
+
+
 CAPTURES = {
     "binance-2024-08-08/spot_btcusdt.gz": ("binance-spot", binance_counts),
     "binance-2024-08-08/usdm_btcusdt.gz": ("binance-linear", binance_counts),
@@ -784,6 +1096,8 @@ CAPTURES = {
         "coinbase-advanced",
         coinbase_counts,
     ),
+    "wire-2026-08/kraken_book.jsonl": ("kraken-spot", kraken_counts),
+    "wire-2026-08/okx_books.jsonl": ("okx-spot", okx_counts),
 }
 
 
@@ -916,3 +1230,60 @@ def test_recorded_coinbase_trades_are_oldest_first_and_turned(recorded: Callable
         body, kind = raw[trade.venue_symbol, trade.trade_id]
         assert trade.side == {"BUY": "sell", "SELL": "buy"}[body["side"]]
         assert trade.is_history == (kind == "snapshot")
+
+
+def kraken_frames(data: Path) -> list[bytes]:
+    "The frames of the longer recording, which lies there as one JSON text."
+    recorded = json.loads((data / "kraken-v2-book" / "orderbook-v2.json").read_bytes())
+    return [json.dumps(frame).encode() for frame in (recorded["init"], *recorded["updates"])]
+
+
+def test_recorded_kraken_checksums_agree_with_a_book_of_texts(
+    gem_data: Path, recorded: Callable
+) -> None:
+    "All 509 + 4; the oracle keeps decimal texts in a dictionary and never sees a float."
+    btc = instrument("kraken", "BTC/USD")
+    for frames in (kraken_frames(gem_data), recorded("wire-2026-08/kraken_book.jsonl")[0]):
+        sides: dict[str, dict[str, str]] = {"bids": {}, "asks": {}}
+        book, n = OrderBook(), 0
+        for frame in frames:
+            body = json.loads(frame, parse_float=str)
+            for data in body["data"] if body.get("channel") == "book" else ():
+                (message,) = kraken.parse(frame)
+                if body["type"] == "snapshot":
+                    sides = {"bids": {}, "asks": {}}
+                    book.load(message.bids, message.asks)
+                else:
+                    book.apply(message.bids, message.asks)
+                book.truncate(10)
+                for side, levels_ in sides.items():
+                    for level in data[side]:
+                        levels_[level["price"]] = level["qty"]
+                    sign = -1 if side == "bids" else 1
+                    there = [p for p, q in levels_.items() if float(q)]
+                    kept = sorted(there, key=lambda p: sign * float(p))[:10]
+                    sides[side] = {p: levels_[p] for p in kept}
+                text = "".join(
+                    f"{float(p):.1f}".replace(".", "").lstrip("0")
+                    + f"{float(q):.8f}".replace(".", "").lstrip("0")
+                    for side in ("asks", "bids")
+                    for p, q in sides[side].items()
+                )
+                bids, asks = (rows.tolist() for rows in book.ladder())
+                ours = book_checksum(btc, bids, asks)
+                assert ours == zlib.crc32(text.encode()) == message.checksum == data["checksum"]
+                n += 1
+        assert n in (510, 4)
+
+
+def test_recorded_okx_chain_is_unbroken(recorded: Callable) -> None:
+    frames, messages = recorded("wire-2026-08/okx_books.jsonl")
+    books, goes_on = [m for m in messages if isinstance(m, BookMessage)], okx.continuity.goes_on
+    assert len(books) == 7 and all(goes_on(a.last_id, b) for a, b in pairwise(books))
+    assert not any(goes_on(a.last_id, b) for a, b in zip(books, books[2:], strict=False))
+    for message, frame in zip(books, map(json.loads, frames[1:]), strict=True):
+        (body,) = frame["data"]
+        assert body["checksum"] == 0
+        assert message.bids == [(float(p), float(q)) for p, q, _, _ in body["bids"]]
+        assert message.asks == [(float(p), float(q)) for p, q, _, _ in body["asks"]]
+        assert message.ts_event_ns == int(body["ts"]) * 10**6
