@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,9 +65,8 @@ def books_of(
     for (venue, symbol), name in trial.names.items():
         stream = f"{venue} {symbol}"
         offset_ns = round(session.stats[stream]["clock"]["offset_ms"] * NS_PER_MS)
-        found[name] = BookColumns.from_events(
-            session.events[stream], correct=lambda ns, late=offset_ns: ns - late
-        )
+        ours = partial(int.__add__, -offset_ns)
+        found[name] = BookColumns.from_events(session.events[stream], correct=ours)
     return found
 
 # %% ../nbs/96_demo.ipynb #75238506

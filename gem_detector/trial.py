@@ -75,8 +75,8 @@ def planted_trial(
         least = 2 * MIN_GEMS / GEMS_PER_MINUTE
         raise InputError(f"a trial needs {least:g} minutes to have gems to learn from: {minutes:g}")
     decoys = round(DECOYS_PER_MINUTE * minutes / 2)
-    counts = {"gems": (learn_from, gems), "decoys": (decoys, decoys if gems else 0)}
-    market, truth = planted_market(seed, minutes, **counts, desk=desk)
+    both = (decoys, decoys if gems else 0)
+    market, truth = planted_market(seed, minutes, (learn_from, gems), decoys=both, desk=desk)
     basis = BasisRule(hold_s=desk.hold_s)
     feature = FeatureSettings(notional=desk.notional, basis=basis)
     settings = WatchSettings(feature=feature, fee_tiers=desk.fees.tiers)
@@ -182,10 +182,10 @@ def judge(
     part, slack_ns = trial.planted(), 300 * NS_PER_MS  # the wire, and a step of the grid
     paid = part["label"].eq(GEM) & _signalled(part, ts_ns[rows[ids[rows] >= 0]], slack_ns)
     any_signal = _signalled(part, ts_ns[rows], slack_ns)
-    by_label = [
+    by_label: list[dict[str, Any]] = [
         {"label": label, "planted": int(is_it.sum()), "signalled": int(any_signal[is_it].sum())}
         for label in (GEM, *DECOYS)
         for is_it in (part["label"].eq(label).to_numpy(),)
     ]
-    n_planted = by_label[0]["planted"]
+    n_planted = int(part["label"].eq(GEM).sum())
     return TrialResult(n_planted, int(paid.sum()), scores, rivals, by_label, blocks)
