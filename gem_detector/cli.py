@@ -26,7 +26,7 @@ from .core import utc_text
 from .frames import read_header
 from .recorder import EventWriter, recordings
 from .report import shown
-from .store import atomic_folder
+from .store import atomic_folder, check_replaceable
 from .streams import OrderBookStream, make_stream
 from .sync import LINE_NUMBERS_NS
 
@@ -228,6 +228,8 @@ def recorded_feeds(args: argparse.Namespace) -> list[Feed]:
 def feeds_of(args: argparse.Namespace) -> list[Feed]:
     "The feeds that were asked for, each with its files."
     if args.venue is None and args.symbol is None and not args.also:
+        if args.market_type is not None:
+            raise InputError("--market-type goes with --venue: a recorded folder says its own")
         return recorded_feeds(args)
     if args.venue is None or args.symbol is None:
         raise InputError("replay needs --venue and --symbol, or a folder that was recorded")
@@ -241,6 +243,8 @@ def feeds_of(args: argparse.Namespace) -> list[Feed]:
         for path in files:
             check_header(read_header(path), stream, path)
         feeds.append(Feed(stream, files))
+    if len({feed.name for feed in feeds}) < len(feeds):
+        raise InputError("two feeds of one venue and symbol: give their files together")
     return feeds
 
 # %% ../nbs/97_cli.ipynb #32155730
@@ -284,6 +288,8 @@ def replay(args: argparse.Namespace) -> int:
     "Replay recorded frames: what they hold, features, and with models scores and gems."
     from gem_detector.datasets import write_table
 
+    if args.features is not None and args.features.suffix not in (".parquet", ".csv"):
+        raise InputError(f"{args.features}: feature rows go to a .parquet or .csv file")
     feeds, scorer = feeds_of(args), None
     if args.features is not None or args.models is not None:
         scorer = Scorer(args.models)
@@ -329,6 +335,7 @@ def train(args: argparse.Namespace) -> int:
     from gem_detector.meta_labeling import MetaLabeler, MetaLabelingConfig
 
     data = read_dataset(args.file)
+    check_replaceable(args.out, "primary/params.json")
     with atomic_folder(args.out, replace=True) as folder, progress_bar(" model", total=2) as bar:
         if data.made is not None and {"trade", "burst_score"} <= set(data.sidecar.columns):
             models = train_gem_models(data, WatchSettings.from_dict(data.made), folder)
@@ -413,7 +420,7 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("demo", help=demo.__doc__, description=demo.__doc__)
     one.add_argument("--seed", type=number_from(0, int), default=0, help="market to simulate (0)")
     minutes = "its length; half is learned from (20)"
-    one.add_argument("--minutes", type=number_from(1, float), default=20.0, help=minutes)
+    one.add_argument("--minutes", type=number_from(15, float), default=20.0, help=minutes)
     gems = "planted into the half that is judged (12)"
     one.add_argument("--gems", type=number_from(0, int), default=12, help=gems)
     one.add_argument("--out", type=folder_name, default=Path("gem-demo"), help="(gem-demo)")

@@ -126,13 +126,16 @@ def read_dataset(
 ) -> Dataset:
     "Rows and sidecar, checked."
     path = Path(path)
-    sidecar, rows = _read_table(sidecar_path(path)), _read_table(path)
+    sidecar_path(path)  # refuses other kinds of file
+    rows, sidecar = _read_table(path), _read_table(sidecar_path(path))
     missing = [name for name in ("timestamp", "is_gem") if name not in rows]
     missing += [name for name in SIDECAR if name not in sidecar]
     if missing:
         raise InputError(f"{path}: columns are missing: {', '.join(missing)}")
+    if not len(rows) or rows["timestamp"].dtype.kind not in "iuf":
+        raise InputError(f"{path}: needs rows, and a timestamp in seconds for each")
     t0, _ = as_intervals(sidecar["t0"].to_numpy(), sidecar["t1"].to_numpy())
-    if len(rows) != len(sidecar) or (abs(rows["timestamp"] - t0 / 1e9) > 1e-3).any():
+    if len(rows) != len(sidecar) or not (abs(rows["timestamp"] - t0 / 1e9) <= 1e-3).all():
         raise InputError(f"{path}: {sidecar_path(path).name} belongs to other rows")
     if not rows["is_gem"].isin((0, 1)).all() or (np.diff(t0) < 0).any():
         raise InputError(f"{path}: is_gem has to be 0 or 1, and rows in the order of time")

@@ -48,7 +48,7 @@ from gem_detector.session import (
 )
 from .session_pictures import plot_crossings, plot_latency, plot_spreads, stream_rows
 from .simple_rules import best_edge_bps
-from .store import atomic_folder, path_errors
+from .store import atomic_folder, check_replaceable, path_errors
 from .trial import Learned, Trial, TrialResult, judge, learn, planted_trial
 
 # %% ../nbs/96_demo.ipynb #b8fd4b94
@@ -314,6 +314,7 @@ def run_demo(
     tell = on_progress or (lambda share: None)
     with path_errors("make", target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
+    check_replaceable(target, "report.html")
     with atomic_folder(target, replace=True) as unfinished:
         trial = planted_trial(seed, minutes, gems)
         _compile(trial)

@@ -293,6 +293,7 @@ class FeatureStream:
     def counts(self) -> dict[str, int]:
         "How often what happened."
         counts = dict(zip(COUNTS, self._steppers[0].counts.tolist()))
+        counts["one-sided books"] -= self._n_unproven  # they reach the kernel without levels
         return counts | {"unproven books": self._n_unproven}
 
     def on_event(

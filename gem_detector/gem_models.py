@@ -184,14 +184,18 @@ def load_gem_models(
 ) -> GemModels:
     "Read models that were saved; changed or mixed ones are refused."
     folder = Path(folder)
-    card = read_json(folder / "detector.json")
-    check_format(card, "model", os.fspath(folder / "detector.json"))
+    path = folder / "detector.json"
+    card = read_json(path)
+    check_format(card, "model", os.fspath(path))
+    try:
+        limits = Limits(**{k: -np.inf if v is None else v for k, v in card["limits"].items()})
+        settings, made_with = WatchSettings.from_dict(card["settings"]), card["meta"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not what a detector saved: {error!r}") from error
     primary = LightGBMPipeline(folder / "primary")
     primary.load_model()
     meta = MetaLabeler(primary, folder / "meta")
     meta.load_meta_model()
-    if card["meta"] != content_hash(folder / "meta" / "best_params.json"):
+    if made_with != content_hash(folder / "meta" / "best_params.json"):
         raise InputError(f"{folder}: detector.json belongs to other models: train again")
-    limits = {k: -np.inf if v is None else v for k, v in card["limits"].items()}
-    settings = WatchSettings.from_dict(card["settings"])
-    return GemModels(primary, meta, Limits(**limits), settings, folder)
+    return GemModels(primary, meta, limits, settings, folder)

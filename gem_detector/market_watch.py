@@ -57,15 +57,18 @@ class WatchSettings:
     @classmethod
     def from_dict(cls, known: Mapping[str, Any]) -> "WatchSettings":
         "From what `to_dict` gave."
-        feature = dict(known["feature"])
-        feature["basis"] = BasisRule(**feature["basis"])
-        feature["lags_ms"] = tuple(feature["lags_ms"])
-        parts = {
-            "features": tuple(known["features"]),
-            "sampler": Sampler(**known["sampler"]),
-            "feature": FeatureSettings(**feature),
-        }
-        return cls(**{**known, **parts})
+        try:
+            feature = dict(known["feature"])
+            feature["basis"] = BasisRule(**feature["basis"])
+            feature["lags_ms"] = tuple(feature["lags_ms"])
+            parts = {
+                "features": tuple(known["features"]),
+                "sampler": Sampler(**known["sampler"]),
+                "feature": FeatureSettings(**feature),
+            }
+            return cls(**{**known, **parts})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InputError(f"these are no settings of a watch: {error!r}") from error
 
 # %% ../nbs/86_market_watch.ipynb #b58f031a
 class _Bursts:

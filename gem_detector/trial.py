@@ -71,8 +71,7 @@ def planted_trial(
     "Plan a trial."
     desk = desk or Desk()
     learn_from = round(GEMS_PER_MINUTE * minutes / 2)
-    if learn_from < MIN_GEMS:
-        least = 2 * MIN_GEMS / GEMS_PER_MINUTE
+    if minutes < (least := 2 * MIN_GEMS / GEMS_PER_MINUTE):
         raise InputError(f"a trial needs {least:g} minutes to have gems to learn from: {minutes:g}")
     decoys = round(DECOYS_PER_MINUTE * minutes / 2)
     both = (decoys, decoys if gems else 0)

@@ -24,10 +24,10 @@ def test_a_recording_is_scored_as_it_was_live(
     said, scored, live = last_line(capsys), pd.read_parquet(rows), planted_demo.frame()
     assert said["rows"] == len(scored) == len(live) and len(said["feeds"]) == 4
     names = list(planted_demo.trial.settings.features)
-    assert scored[names].to_numpy().tobytes() == live[names].to_numpy().tobytes()
+    assert np.array_equal(scored[names].to_numpy(), live[names].to_numpy(), equal_nan=True)
     later = live.index >= planted_demo.trial.middle_ns
     p = np.array([decision.p_primary for decision in planted_demo.decisions])
-    assert scored["p_primary"].to_numpy()[later].tobytes() == p[later].tobytes()
+    assert np.array_equal(scored["p_primary"].to_numpy()[later], p[later], equal_nan=True)
     start_ns = (
         planted_demo.trial.middle_ns + 10**9
     )  # a signal just before would be merged with one after
@@ -65,6 +65,18 @@ def test_real_frames_of_two_markets_give_feature_rows(
     said, rows = last_line(capsys), pd.read_csv(out)
     assert said["rows"] == len(rows) > 100 and len(said["feeds"]) == 2
     assert (rows["max_price_spread_bps"] >= 0).all()
+
+
+def test_a_folder_of_something_else_is_not_replaced(
+    planted_demo: DemoResult, tmp_path: Path, capsys
+) -> None:
+    thesis = tmp_path / "mine" / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.touch()
+    rows = str(planted_demo.folder / "rows.parquet")
+    for command in (["train", rows], ["demo"]):
+        assert main([*command, "--out", str(thesis.parent)]) == 2
+        assert "holds other things" in capsys.readouterr().err and thesis.exists()
 
 
 @pytest.mark.parametrize("wrong", ["folder", "rows", "models", "suffix", "one market"])

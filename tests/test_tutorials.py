@@ -50,6 +50,7 @@ def live() -> dict[str, Any]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
+@pytest.mark.verify  # the notebook itself runs with all notebooks
 def test_live_example(live: dict[str, Any]) -> None:
     "At least one planted gem in 120 polls, and none on an empty market."
     polls, quiet = live["polls"], live["quiet"]
@@ -113,6 +114,7 @@ def run_as_script(name: str, folder: Path, limit_s: float) -> str:
     return ran.stdout
 
 
+@pytest.mark.verify  # the notebook itself runs with all notebooks
 def test_training_example_runs_in_five_minutes(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
