@@ -287,6 +287,8 @@ class AlarmThreshold:
                 f"memory={memory} scores are too few for alarm_rate={alarm_rate} by method "
                 f"{method!r}: at least {fewest}"
             )
+        if start > memory:
+            raise InputError(f"start={start} scores are never remembered with memory={memory}")
         self.alarm_rate, self.method, self.memory = alarm_rate, method, int(memory)
         self.start = max(int(start), fewest)
         self.reset()

@@ -329,7 +329,7 @@ def replay(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace) -> int:
     "Train a primary and a meta model on a file of labelled rows."
     from gem_detector.datasets import read_dataset
-    from gem_detector.gem_models import train_gem_models
+    from gem_detector.gem_models import N_TREES, train_gem_models
     from gem_detector.lgbm import LightGBMPipeline
     from gem_detector.market_watch import WatchSettings
     from gem_detector.meta_labeling import MetaLabeler, MetaLabelingConfig
@@ -338,17 +338,20 @@ def train(args: argparse.Namespace) -> int:
     check_replaceable(args.out, "primary/params.json")
     with atomic_folder(args.out, replace=True) as folder, progress_bar(" model", total=2) as bar:
         if data.made is not None and {"trade", "burst_score"} <= set(data.sidecar.columns):
-            models = train_gem_models(data, WatchSettings.from_dict(data.made), folder)
+            settings, trees = WatchSettings.from_dict(data.made), args.trees or N_TREES
+            models = train_gem_models(data, settings, folder, n_trees=trees)
             primary, meta = models.primary, models.meta
+            bar.update(2)
         else:
             given = {name: data.sidecar[name].to_numpy() for name in ("t0", "t1")}
             X, y = data.rows[data.features], data.rows["is_gem"]
             primary = LightGBMPipeline(folder / "primary")
-            primary.train(X, y, args.trees, **given)
+            primary.train(X, y, args.trees or 1000, **given)
             bar.update()
             config = MetaLabelingConfig(primary_threshold="oof")
             meta = MetaLabeler(primary, folder / "meta", config)
             meta.train_meta_model(X, y, **given)
+            bar.update()
     assert meta.meta_model is not None
     names = ("precision", "recall", "f1_score", "roc_auc", "avg_precision")
     rows = [
@@ -445,8 +448,8 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("train", help=train.__doc__, description=train.__doc__)
     one.add_argument("file", type=Path, metavar="ROWS", help="labelled rows: .parquet or .csv")
     one.add_argument("--out", type=folder_name, default=Path("models"), help="(models)")
-    trees = "of the primary, at most (1000)"
-    one.add_argument("--trees", type=number_from(1, int), default=1000, help=trees)
+    trees = "of the primary, at most (1000; 200 for rows that a detector's watch made)"
+    one.add_argument("--trees", type=number_from(1, int), help=trees)
     one.set_defaults(run=train)
 
     for command in commands.choices.values():

@@ -77,7 +77,7 @@ def span_of(
         length = int(np.timedelta64(length).astype("timedelta64[ns]").astype(np.int64))
     if isinstance(length, bool) or not isinstance(length, int | float | np.integer | np.floating):
         raise InputError(f"{what} has to be a duration, Rows(k) or a fraction, not {length!r}")
-    if not length >= 0 or (isinstance(length, float) and length >= 1):
+    if not length >= 0 or (isinstance(length, float | np.floating) and length >= 1):
         raise InputError(
             f"{what}={length!r}: whole ns or a timedelta of at least 0, Rows(k), or a fraction "
             "of the rows from 0 to below 1"

@@ -76,7 +76,7 @@ def _out_of_fold(primary: Any, X: Any, y: Any, cv: Any, weight: Any) -> np.ndarr
 
 # %% ../nbs/60_meta_labeling.ipynb #5154d90f
 def _high_recall_threshold(p: np.ndarray, y: np.ndarray, recall: float = 0.9) -> float:
-    "The highest probability that still keeps so large a share of the gems."
+    "A probability that keeps at least so large a share of the gems."
     return float(np.quantile(p[y == 1], 1 - recall, method="lower"))
 
 # %% ../nbs/60_meta_labeling.ipynb #a486e0af

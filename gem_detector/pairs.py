@@ -184,7 +184,10 @@ def edge_of(
         if view.flaws[leg.name]:
             raise NoEdge(f"{view.flaws[leg.name]}: {leg.name}")
     if size is not None:
-        size = floor_to_lot(size, max(buy.instrument.lot_size, sell.instrument.lot_size))
+        asked, lot = size, max(buy.instrument.lot_size, sell.instrument.lot_size)
+        size = floor_to_lot(size, lot)
+        if not size > 0:
+            raise NoEdge(f"below a minimum: {asked:g} {buy.instrument.base} is less than one lot")
     buy_px, sell_px = _price(buy, 1, size), _price(sell, -1, size)
     amount = 0.0 if size is None else size * sell_px
     via = conversion(sell.instrument.quote, buy.instrument.quote, view.usable, amount)

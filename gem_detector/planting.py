@@ -356,6 +356,8 @@ def _book_events(book: BookColumns) -> Iterator[OrderBookSnapshot]:
     n_rows = [(~np.isnan(px)).sum(axis=1).tolist() for px in (book.bid_px, book.ask_px)]
     bids = np.stack([book.bid_px, book.bid_qty], axis=2)
     asks = np.stack([book.ask_px, book.ask_qty], axis=2)
+    for rows in (bids, asks):
+        rows.setflags(write=False)
     times = zip(book.ts_engine_ns.tolist(), book.ts_recv_ns.tolist())
     for i, (engine_ns, recv_ns) in enumerate(times):
         yield OrderBookSnapshot(

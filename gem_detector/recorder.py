@@ -267,7 +267,7 @@ def read_events(
     folder: str | os.PathLike[str],  # as given to the writer
     exchange: str | None = None,  # only this venue
     symbol: str | None = None,  # only this symbol, unified
-) -> list[Event]:  # books, trades and gaps in the order in which they happened
+) -> list[Event]:  # books, trades and gaps in the order of receipt, all streams merged
     "Everything in a recording, as events."
     found: list[tuple[int, Event]] = []
     for kind, make in (("books", _book_events), ("trades", None), ("gaps", None)):
@@ -282,7 +282,8 @@ def read_events(
             found += [(row.pop("order"), event_type(**row)) for row in table.to_pylist()]
     if not found:
         raise InputError(f"no events of {exchange or 'any venue'} {symbol or ''} in {folder}")
-    return [event for _, event in sorted(found, key=lambda pair: pair[0])]
+    in_order = sorted(found, key=lambda pair: (pair[1].ts_recv_ns, pair[0]))
+    return [event for _, event in in_order]
 
 # %% ../nbs/22_recorder.ipynb #56eaee7b
 ROTATE_S = 3600.0  # an hour: files of some ten MB on a busy symbol

@@ -74,9 +74,10 @@ def plot_spreads(session: Session) -> "Figure":
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots()
-    for name, events in session.events.items():
-        touch = touch_of(events)
-        axes.step(touch[:, 0] - touch[0, 0], touch[:, 3], where="post", lw=0.8, label=name)
+    touches = {name: touch_of(events) for name, events in session.events.items()}
+    start_s = min(touch[0, 0] for touch in touches.values())
+    for name, touch in touches.items():
+        axes.step(touch[:, 0] - start_s, touch[:, 3], where="post", lw=0.8, label=name)
     axes.set(xlabel="receive time (s)", ylabel="spread (bps)", yscale="log")
     axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return figure

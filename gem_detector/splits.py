@@ -6,6 +6,7 @@
 __all__ = ['purge', 'PurgedKFold', 'CombinatorialPurgedCV', 'WalkForwardSplit', 'plot_splits', 'time_blocks']
 
 # %% ../nbs/42_splits.ipynb #7ab25617
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def purge(
     return ~is_dropped
 
 # %% ../nbs/42_splits.ipynb #b8682aab
-class _IntervalSplitter:
+class _IntervalSplitter(ABC):
     "What every splitter on label intervals has; `_folds` yields its train and test rows."
 
     def __init__(self, intervals: tuple[Any, Any], embargo: Length) -> None:
@@ -83,8 +84,9 @@ class _IntervalSplitter:
         "Which rows may train for a test part, (n,) bool."
         return purge(self.t0, self.t1, np.c_[self.t0, self.t1][test], self.embargo)
 
+    @abstractmethod
     def _folds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        raise NotImplementedError
+        "The train and test rows of each fold."
 
     def split(
         self,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GEMS_PER_MINUTE', 'DECOYS_PER_MINUTE', 'MIN_GEMS', 'Trial', 'planted_trial', 'Learned', 'dataset_of', 'learn',
-           'TrialResult', 'judge']
+           'TrialResult', 'judge', 'learn_on_tapes', 'judge_on_tapes', 'pooled_gains']
 
 # %% ../nbs/94_trial.ipynb #5436cac2
 import os
@@ -18,13 +18,21 @@ import pandas as pd
 from .core import NS_PER_MS, Gem, InputError
 from .datasets import Dataset, labelled
 from .decisions import GemRule
+from .detector import detect
 from .execution import BookColumns
 from .feature_stream import FeatureSettings
 from .gem_models import GemModels, train_gem_models
 from .labels import label_gems
-from .market_watch import WatchSettings
+from .market_watch import WatchSettings, watch_frame
 from .pairs import BasisRule
-from .planting import DECOYS, GEM, Desk, planted_market
+from gem_detector.planting import (
+    DECOYS,
+    GEM,
+    Desk,
+    planted_market,
+    tape_books,
+    tape_events,
+)
 from .signals import precision_gain, rows_at_count, signal_blocks, signal_scores
 from .simple_rules import SimpleRule, fit_simple_rules
 from .simulator import Market
@@ -188,3 +196,38 @@ def judge(
     ]
     n_planted = int(part["label"].eq(GEM).sum())
     return TrialResult(n_planted, int(paid.sum()), scores, rivals, by_label, blocks)
+
+# %% ../nbs/94_trial.ipynb #7adb7e31
+def learn_on_tapes(
+    trial: Trial,
+    folder: str | os.PathLike[str],  # gets the models
+) -> Learned:
+    "Learn from the first half of a market's tapes."
+    options: dict[str, Any] = {"fees": trial.desk.fees, "names": trial.names}
+    first = (e for e in tape_events(trial.market) if e.ts_recv_ns < trial.middle_ns)
+    frame = watch_frame(first, trial.settings, **options)
+    return learn(trial, frame, tape_books(trial.market), folder)
+
+# %% ../nbs/94_trial.ipynb #97994ef3
+def judge_on_tapes(
+    trial: Trial,
+    learned: Learned,
+) -> TrialResult:
+    "Detect in the second half of a market's tapes, and judge it."
+    options: dict[str, Any] = {"fees": trial.desk.fees, "names": trial.names}
+    models, from_ns = learned.models, trial.middle_ns
+    gems = list(detect(tape_events(trial.market), models, from_ns=from_ns, **options))
+    frame = watch_frame(tape_events(trial.market), trial.settings, **options)
+    return judge(trial, learned, frame, gems, tape_books(trial.market))
+
+
+def pooled_gains(
+    results: Sequence[TrialResult],  # of several seeds
+) -> dict[str, dict[str, Any]]:  # by simple rule, as `precision_gain` gives it
+    "The models against each simple rule, over all minutes of all sessions."
+    blocks = {
+        name: np.concatenate([result.blocks[name] for result in results])
+        for name in results[0].blocks
+    }
+    ours = blocks.pop("models")
+    return {name: precision_gain(ours, theirs) for name, theirs in blocks.items()}

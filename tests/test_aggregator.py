@@ -220,6 +220,8 @@ def test_a_size_walks_the_proven_rows_in_whole_lots() -> None:
     assert reasons(found)["binance", "okx"] == "not enough depth"
     assert found.get_arbitrage_opportunities(0.0, size=0.01) == []  # 1 USDT
     assert reasons(found)["binance", "okx"] == "below a minimum"
+    assert found.get_arbitrage_opportunities(0.0, size=1e-9) == []  # less than one lot
+    assert reasons(found)["binance", "okx"] == "below a minimum"
 
 
 def test_rows_beyond_the_proven_depth_are_not_walked() -> None:

@@ -196,3 +196,8 @@ def test_the_tail_fit_finds_the_shape() -> None:
 def test_errors_name_the_thing_and_the_rule(call: object, words: str) -> None:
     with pytest.raises(InputError, match=words):
         call()
+
+
+def test_a_start_that_the_memory_never_reaches_is_refused() -> None:
+    with pytest.raises(InputError, match="start=3000"):
+        AlarmThreshold(start=3000, memory=2000)

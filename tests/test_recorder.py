@@ -72,6 +72,16 @@ def test_events_read_back_in_their_order(tmp_path_factory, events: list) -> None
     assert not list(folder.rglob("*.part"))
 
 
+def test_events_of_several_writers_read_back_in_the_order_of_receipt(tmp_path: Path) -> None:
+    "As of two streams, or of two sessions: each writer counts for itself."
+    stamps = [1_786_233_600 * NS_PER_S + i for i in (1, 3, 5, 2, 4, 100)]
+    for name, part in (("a", stamps[:3]), ("b", stamps[3:])):
+        with EventWriter(tmp_path, depth=5) as writer:
+            for ts in part:
+                writer.write(Trade("binance", "BTC/USDT", ts, ts, 1.0, 1.0, "buy", f"{name}{ts}"))
+    assert [event.ts_recv_ns for event in read_events(tmp_path)] == sorted(stamps)
+
+
 def test_tables_are_partitioned_by_venue_symbol_and_day(tmp_path: Path) -> None:
     with EventWriter(tmp_path) as writer:
         for day in range(3):

@@ -54,6 +54,12 @@ def test_train_writes_the_documented_files(
             )
 
 
+def test_train_takes_the_number_of_trees(planted_demo: DemoResult, tmp_path: Path, capsys) -> None:
+    rows = str(planted_demo.folder / "rows.parquet")
+    assert main(["train", rows, "--out", str(tmp_path / "few"), "--trees", "7"]) == 0
+    assert (tmp_path / "few" / "primary" / "model.txt").read_text().count("Tree=") == 7
+
+
 def test_real_frames_of_two_markets_give_feature_rows(
     gem_data: Path, tmp_path: Path, capsys
 ) -> None:

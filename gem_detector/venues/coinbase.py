@@ -30,6 +30,7 @@ from gem_detector.wire import (
     Price,
     Quantity,
     RestCall,
+    SnapshotInFeed,
     Socket,
     TradeMessage,
     decoded,
@@ -355,7 +356,7 @@ class ServerTime(msgspec.Struct, gc=False):
 _TIMES = msgspec.json.Decoder(ServerTime, strict=False)
 
 # %% ../../nbs/12_coinbase.ipynb #711ef3a9
-class CoinbaseProtocol:
+class CoinbaseProtocol(SnapshotInFeed):
     "Coinbase spot: books that begin in the feed, and trades, all without a key."
 
     exchange = "coinbase"
@@ -413,14 +414,6 @@ class CoinbaseProtocol:
     def parse(self, payload: bytes) -> list[Message]:
         "The messages in one frame."
         return self._parse(payload)
-
-    def snapshot_call(self, venue_symbol: str, depth: int) -> RestCall | None:
-        "None: the snapshot comes in the feed."
-        return None
-
-    def parse_snapshot(self, payload: bytes, venue_symbol: str) -> BookMessage:
-        "Refused: no REST reply of Coinbase can be joined with its feed."
-        raise MalformedMessage(f"coinbase books come in the feed, not by REST: {venue_symbol}")
 
     def time_call(self) -> RestCall:
         "The venue's clock, in milliseconds."

@@ -29,6 +29,7 @@ from gem_detector.wire import (
     Price,
     Quantity,
     RestCall,
+    SnapshotInFeed,
     Socket,
     TradeMessage,
     decoded,
@@ -241,7 +242,7 @@ _REPLIES = msgspec.json.Decoder(Reply, strict=False)
 _KINDS = {"snapshot": SNAPSHOT, "update": DELTA}
 
 # %% ../../nbs/13_kraken.ipynb #9040e13f
-class KrakenProtocol:
+class KrakenProtocol(SnapshotInFeed):
     "Kraken spot v2: books that begin in the feed and carry checksums, and trades."
 
     exchange = "kraken"
@@ -299,14 +300,6 @@ class KrakenProtocol:
         if frame.channel == "trade":
             return trades_of(decoded(_TRADES, payload))
         return [notice_of(frame)]
-
-    def snapshot_call(self, venue_symbol: str, depth: int) -> RestCall | None:
-        "None: the snapshot comes in the feed."
-        return None
-
-    def parse_snapshot(self, payload: bytes, venue_symbol: str) -> BookMessage:
-        "Refused: no REST reply of Kraken can be joined with its feed."
-        raise MalformedMessage(f"kraken books come in the feed, not by REST: {venue_symbol}")
 
     def time_call(self) -> RestCall:
         "The venue's clock, in whole seconds."
