@@ -9,15 +9,15 @@ __all__ = ['books_of', 'replayed_decisions', 'DemoResult', 'plot_timeline', 'plo
 # %% ../nbs/96_demo.ipynb #20a4e875
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 
 from gem_detector.core import (
     NS_PER_MS,
@@ -34,21 +34,21 @@ from .execution import BookColumns
 from .gem_models import load_gem_models
 from .labels import label_gems
 from .lgbm import plot_importance
-from .market_watch import MarketWatch, frame_of
-from .planting import DESK_TIERS, GEM, tape_events
+from .market_watch import MarketWatch, compile_bursts, compile_features, frame_of
+from .planting import DESK_TIERS, GEM, tape_books
 from .report import Report, Section, write_report
 from gem_detector.session import (
     Interlude,
     Session,
     finished,
     follow,
+    digest_of,
     in_order,
     replay_recording,
-    same_events,
 )
 from .session_pictures import plot_crossings, plot_latency, plot_spreads, stream_rows
 from .simple_rules import best_edge_bps
-from .store import atomic_folder, check_replaceable, path_errors
+from .store import atomic_folder, check_replaceable, content_hash, path_errors
 from .trial import Learned, Trial, TrialResult, judge, learn, planted_trial
 
 # %% ../nbs/96_demo.ipynb #b8fd4b94
@@ -70,20 +70,12 @@ def books_of(
     return found
 
 # %% ../nbs/96_demo.ipynb #75238506
-def _compile(trial: Trial) -> None:
-    "Compile what the live path needs, before sockets wait for it."
-    watch = MarketWatch(trial.settings, fees=trial.desk.fees, names=trial.names)
-    for event in islice(tape_events(trial.market), 500):
-        watch.on_event(event)
-
-
 class _Run:
     "A detector that learns half way."
 
     def __init__(self, trial: Trial, folder: Path) -> None:
         self.trial, self.folder = trial, folder
-        options: dict[str, Any] = {"fees": trial.desk.fees, "names": trial.names}
-        watch = MarketWatch(trial.settings, **options)
+        watch = MarketWatch(trial.settings, **trial.options)
         self.detector = GemDetector(None, watch=watch, from_ns=trial.middle_ns)
         self.decisions: list[Decision] = []
         self.learned: Learned | None = None
@@ -101,14 +93,44 @@ class _Run:
 
 
 def replayed_decisions(
-    trial: Trial,
     events: Iterable[Event],  # of the whole recording, in the order of receipt
     folder: Path,  # of the models
+    **options: Any,  # from_ns, fees, names as for GemDetector
 ) -> list[Decision]:
     "What a detector decides that meets the recording with the saved models."
-    options: dict[str, Any] = {"fees": trial.desk.fees, "names": trial.names}
-    detector = GemDetector(load_gem_models(folder), from_ns=trial.middle_ns, **options)
+    detector = GemDetector(load_gem_models(folder), **options)
     return [decision for event in events for decision in detector.on_event(event)]
+
+# %% ../nbs/96_demo.ipynb #5f17c891
+def _beside(call: Callable[..., Any], *args: Any, **options: Any) -> Iterator[Any]:
+    "Start a call in another process; `next` waits for what it returns."
+    beside = Parallel(n_jobs=2, backend="loky", return_as="generator")
+    return iter(beside([delayed(call)(*args, **options)]))
+
+
+def _compile_labels(trial: Trial) -> None:
+    "Compile what labels need."
+    at_ns = np.array([trial.market.start_ns + NS_PER_S])
+    label_gems(at_ns, tape_books(trial.market), trial.rule, fees=trial.desk.fees)
+
+
+def _digests(
+    events: dict[str, list[Event]],  # by stream
+    decisions: Iterable[Decision],
+) -> dict[str, str]:
+    "Names for what was seen and for what was decided."
+    told = content_hash([decision.to_bytes() for decision in decisions])
+    return {name: digest_of(heard) for name, heard in events.items()} | {"decisions": told}
+
+
+def _replayed_digests(
+    folder: Path,  # of a demo
+    **options: Any,  # from_ns, fees, names as for GemDetector
+) -> dict[str, str]:
+    "What a process that has only the files sees and decides."
+    events = replay_recording(folder / "recording")
+    decisions = replayed_decisions(in_order(events.values()), folder / "models", **options)
+    return _digests(events, decisions)
 
 # %% ../nbs/96_demo.ipynb #34a5c437
 @dataclass(frozen=True, eq=False)
@@ -288,18 +310,6 @@ def report_of(result: DemoResult) -> Report:
     return Report("gem_detector demo", subtitle, sections)
 
 # %% ../nbs/96_demo.ipynb #e1e942af
-def _same(session: Session, replayed: dict[str, list[Event]]) -> bool:
-    "Whether a replay saw what the streams saw."
-    return session.events.keys() == replayed.keys() and all(
-        same_events(session.events[name], replayed[name]) for name in replayed
-    )
-
-
-def _same_decisions(live: Sequence[Decision], replayed: Sequence[Decision]) -> bool:
-    "Whether a replay decided what was decided live."
-    return len(live) == len(replayed) and all(a.same_as(b) for a, b in zip(live, replayed))
-
-# %% ../nbs/96_demo.ipynb #1424440d
 def run_demo(
     seed: int = 0,  # same seed, same market, same events, same gems
     minutes: float = 20.0,  # of market time, half of it to learn from
@@ -316,8 +326,12 @@ def run_demo(
         target.parent.mkdir(parents=True, exist_ok=True)
     check_replaceable(target, "report.html")
     with atomic_folder(target, replace=True) as unfinished:
+        compiled = _beside(compile_features)
         trial = planted_trial(seed, minutes, gems)
-        _compile(trial)
+        compile_bursts()
+        _compile_labels(trial)
+        next(compiled)
+        compile_features()  # from disk now, before sockets wait for it
         run = _Run(trial, unfinished / "models")
         session = finished(
             follow(
@@ -330,14 +344,13 @@ def run_demo(
         )
         assert run.learned is not None
         run.learned.data.write(unfinished / "rows.parquet")
-        replayed = replay_recording(unfinished / "recording")
+        again = _beside(_replayed_digests, unfinished, from_ns=trial.middle_ns, **trial.options)
         tell(0.85)
-        again = replayed_decisions(trial, in_order(replayed.values()), unfinished / "models")
-        is_identical = _same(session, replayed) and _same_decisions(run.decisions, again)
-        tell(0.9)
         found = [d.gem for d in run.decisions if d.gem is not None]
         frame = frame_of([d.watched for d in run.decisions], trial.settings.features)
         outcome = judge(trial, run.learned, frame, found, books_of(session, trial))
+        tell(0.9)
+        is_identical = next(again) == _digests(session.events, run.decisions)
         seconds = time.perf_counter() - began
         heard = (trial, session, run.decisions, run.learned, outcome, is_identical)
         result = DemoResult(*heard, target, seconds)

@@ -31,12 +31,13 @@ class Decision:
 
     def same_as(self, other: "Decision") -> bool:
         "Whether two decisions agree in every bit."
-        mine, theirs = self._numbers(), other._numbers()
-        return self.gem == other.gem and mine.tobytes() == theirs.tobytes()
+        return self.to_bytes() == other.to_bytes()
 
-    def _numbers(self) -> np.ndarray:
+    def to_bytes(self) -> bytes:
+        "Every number of it and its gem: what two runs have to agree on."
         head = [self.watched.ts_recv_ns / NS_PER_S, self.watched.burst_score]
-        return np.array([*head, self.p_primary, self.p_meta, *self.watched.row.values])
+        numbers = np.array([*head, self.p_primary, self.p_meta, *self.watched.row.values])
+        return numbers.tobytes() + repr(self.gem).encode()
 
 # %% ../nbs/90_detector.ipynb #dbe9185b
 class GemDetector:

@@ -65,6 +65,11 @@ class Trial:
         tapes = self.market.tapes.items()
         return {(tape.instrument.exchange, tape.instrument.symbol): name for name, tape in tapes}
 
+    @property
+    def options(self) -> dict[str, Any]:
+        "What whoever watches the market is told of it: fees and names."
+        return {"fees": self.desk.fees, "names": self.names}
+
     def planted(self) -> pd.DataFrame:
         "What was planted into the second half."
         return self.truth[self.truth["start_ns"] >= self.middle_ns]
@@ -203,9 +208,8 @@ def learn_on_tapes(
     folder: str | os.PathLike[str],  # gets the models
 ) -> Learned:
     "Learn from the first half of a market's tapes."
-    options: dict[str, Any] = {"fees": trial.desk.fees, "names": trial.names}
     first = (e for e in tape_events(trial.market) if e.ts_recv_ns < trial.middle_ns)
-    frame = watch_frame(first, trial.settings, **options)
+    frame = watch_frame(first, trial.settings, **trial.options)
     return learn(trial, frame, tape_books(trial.market), folder)
 
 # %% ../nbs/94_trial.ipynb #97994ef3
@@ -214,10 +218,9 @@ def judge_on_tapes(
     learned: Learned,
 ) -> TrialResult:
     "Detect in the second half of a market's tapes, and judge it."
-    options: dict[str, Any] = {"fees": trial.desk.fees, "names": trial.names}
     models, from_ns = learned.models, trial.middle_ns
-    gems = list(detect(tape_events(trial.market), models, from_ns=from_ns, **options))
-    frame = watch_frame(tape_events(trial.market), trial.settings, **options)
+    gems = list(detect(tape_events(trial.market), models, from_ns=from_ns, **trial.options))
+    frame = watch_frame(tape_events(trial.market), trial.settings, **trial.options)
     return judge(trial, learned, frame, gems, tape_books(trial.market))
 
 

@@ -20,9 +20,12 @@ def test_live_and_replayed_agree_in_every_bit(planted_demo: DemoResult) -> None:
 
 def test_a_recording_that_was_cut_off_gives_the_first_rows(planted_demo: DemoResult) -> None:
     streams = replay_recording(planted_demo.folder / "recording")
-    cut_ns = planted_demo.trial.middle_ns + 100 * NS_PER_S
+    trial = planted_demo.trial
+    cut_ns = trial.middle_ns + 100 * NS_PER_S
     kept = (event for event in in_order(streams.values()) if event.ts_recv_ns < cut_ns)
-    first = replayed_decisions(planted_demo.trial, kept, planted_demo.folder / "models")
+    first = replayed_decisions(
+        kept, planted_demo.folder / "models", from_ns=trial.middle_ns, **trial.options
+    )
     live = planted_demo.decisions[: len(first)]
     known = [d for d in planted_demo.decisions if d.watched.ts_recv_ns < cut_ns - NS_PER_S]
     assert len(known) <= len(first) == len(live) and len(known) > 6_000
@@ -52,8 +55,7 @@ def false_alarms(seed: int, minutes: float, folder: Path) -> int:
     trial = planted_trial(seed)
     learned = learn_on_tapes(trial, folder)
     empty, _ = planted_market(1_000 + seed, minutes, 0, desk=trial.desk)
-    options = {"fees": trial.desk.fees, "names": trial.names}
-    return len(list(detect(tape_events(empty), learned.models, **options)))
+    return len(list(detect(tape_events(empty), learned.models, **trial.options)))
 
 
 def test_an_empty_market_gives_at_most_one_false_alarm_in_ten_minutes(tmp_path: Path) -> None:
