@@ -230,9 +230,9 @@ def _quiet_market(seconds: float) -> Iterator[Event]:
     for i in range(round(10 * seconds)):
         ts_ns, px = NS_PER_S + i * 100 * NS_PER_MS, 100.0 + i % 2
         for venue in ("binance", "bybit"):
-            sides = (np.array([[px + step, 1.0]]) for step in (-1, 1))
+            bids, asks = np.array([[px - 1, 1.0]]), np.array([[px + 1, 1.0]])
             at = (venue, "BTC/USDT", ts_ns, ts_ns)
-            yield OrderBookSnapshot(*at, *sides, sequence=i, state=StreamState.SYNCED)
+            yield OrderBookSnapshot(*at, bids, asks, i, StreamState.SYNCED)
             yield Trade(*at, px, 1.0, "buy", str(i))
 
 # %% ../nbs/86_market_watch.ipynb #3b7b142e
