@@ -26,6 +26,7 @@ from sklearn.utils.validation import (
 
 from .checkpoints import Checkpoint, Stage, train_in_stages
 from .core import InputError
+from .dead_parameters import refuse_dead_parameters
 from .model_inputs import FeatureColumns
 from .store import content_hash
 
@@ -76,42 +77,17 @@ def canonical_params(
     return found
 
 # %% ../nbs/48_gem_classifier.ipynb #4346e35d
-def _refuse_contradictions(user: Mapping[str, Any]) -> None:
-    "Raise where the user's own parameters exclude each other or do nothing."
-    boosting, objective = user.get("boosting", "gbdt"), user.get("objective", "binary")
-    if objective != "binary":
-        raise InputError(
-            f"objective={objective!r}: gems are a binary target, only 'binary' is used"
-        )
-    if boosting not in ("gbdt", "dart", "goss"):
-        raise InputError(f"boosting_type={boosting!r}: it is 'gbdt', 'dart' or 'goss'")
-    if user.get("is_unbalance") and "scale_pos_weight" in user:
-        raise InputError("is_unbalance and scale_pos_weight both weigh the rare class: give one")
-    is_goss = "goss" in (boosting, user.get("data_sample_strategy"))
-    if is_goss and (user.get("bagging_fraction", 1.0) < 1.0 or user.get("bagging_freq", 0) > 0):
-        raise InputError("goss draws its own rows: leave out bagging_fraction and bagging_freq")
-    if user.get("bagging_freq") == 0 and user.get("bagging_fraction", 1.0) < 1.0:
-        raise InputError(
-            "bagging_fraction does nothing with bagging_freq=0: leave bagging_freq out"
-        )
-    if boosting == "dart" and user.get("early_stopping_round"):
-        raise InputError("dart has no early stopping: choose num_boost_round instead")
-    depth, leaves = user.get("max_depth", -1), user.get("num_leaves", 2)
-    if depth > 0 and leaves > 2**depth:
-        raise InputError(
-            f"num_leaves={leaves} cannot grow at max_depth={depth}: at most {2**depth}"
-        )
-
-# %% ../nbs/48_gem_classifier.ipynb #07398e39
 def resolve_params(
     params: Mapping[str, Any] | None = None,  # LightGBM parameters, merged over the defaults
 ) -> dict[str, Any]:  # complete, canonical, free of contradictions
     "The parameters a model is trained with."
     user = canonical_params(params or {})
-    _refuse_contradictions(user)
+    refuse_dead_parameters(user)
     merged = DEFAULT_PARAMS | user
     if user.get("is_unbalance"):
         del merged["scale_pos_weight"]
+    if user.get("force_col_wise"):
+        del merged["force_row_wise"]
     if "goss" in (merged["boosting"], merged.get("data_sample_strategy")):
         merged |= {"boosting": "gbdt", "data_sample_strategy": "goss"}  # its name since 4.0
         del merged["bagging_fraction"], merged["bagging_freq"]
@@ -193,6 +169,11 @@ def train_booster(
     checkpoint: Checkpoint | None = None,  # train in stages that survive a kill
 ) -> lgb.Booster:  # with `best_iteration`, 0 without early stopping
     "Train trees, stopping by rows that are not trained on."
+    if num_boost_round < 1 or (early_stopping_rounds or 0) < 0:
+        raise InputError(
+            "num_boost_round has to be at least 1 and early_stopping_rounds at least 0, not "
+            f"{num_boost_round} and {early_stopping_rounds}"
+        )
     callbacks: list[Any] = []
     if early_stopping_rounds:
         if params["boosting"] == "dart":
@@ -273,15 +254,11 @@ class GemClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(f"the target holds only one class: {self.classes_[0]}")
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, matrix)
         watched = None if eval_set is None else self._watched(*eval_set)
-        self.booster_ = train_booster(
-            params,
-            (matrix, target.astype(np.float64), weight),
-            self.columns_.names,
-            self.num_boost_round,
-            self.early_stopping_rounds,
-            watched,
-            checkpoint,
-        )
+        rounds = params.pop("num_iterations", self.num_boost_round)  # so do lengths
+        stopping = params.pop("early_stopping_round", self.early_stopping_rounds)
+        rows = matrix, target.astype(np.float64), weight
+        names = self.columns_.names
+        self.booster_ = train_booster(params, rows, names, rounds, stopping, watched, checkpoint)
         self.best_iteration_ = self.booster_.best_iteration or self.booster_.num_trees()
         return self
 

@@ -23,6 +23,7 @@ from .gem_classifier import GemClassifier, canonical_params, resolve_params
 from .intervals import Length
 from .leakage import positive_score, rows_of
 from .model_inputs import FeatureColumns, features_and_target, training_rows
+from .thresholds import given_threshold
 from gem_detector.training import (
     MODEL_FILES,
     ModelMetrics,
@@ -99,7 +100,8 @@ class LightGBMPipeline:
         params: Mapping[str, Any] | None = None,  # LightGBM's, merged over DEFAULT_PARAMS
     ) -> None:
         own = dict(params or {})
-        self._given_threshold = own.pop("decision_threshold", None)
+        threshold = own.pop("decision_threshold", None)
+        self._given_threshold = None if threshold is None else given_threshold(threshold)
         own = canonical_params(own)
         resolve_params(own)  # refuses before anything is taken out
         self._rounds = own.pop("num_iterations", None)

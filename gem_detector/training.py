@@ -39,7 +39,7 @@ from .model_files import json_text, opened_card, read_files, sealed_card, write_
 from .model_inputs import FeatureColumns, TrainingRows
 from .splits import PurgedKFold, time_blocks
 from .store import content_hash
-from .thresholds import ThresholdChoice, choose_threshold
+from .thresholds import ThresholdChoice, choose_threshold, given_threshold
 
 # %% ../nbs/49_training.ipynb #301983c3
 @dataclass(frozen=True)
@@ -138,8 +138,7 @@ def _decision(
     score = out_of_fold(model, rows.frame(learn), y, cv, sample_weight=weight)
     calibrator = choose_calibrator(score, y, cv, sample_weight=weight)[0]
     p = cross_calibrated(calibrator.kind, score, y, cv, weight)
-    net = None if net_bps is None else np.asarray(net_bps, float)[learn]
-    episodes = None if episode_id is None else np.asarray(episode_id)[learn]
+    net, episodes = (None if v is None else v[learn] for v in (net_bps, episode_id))
     return calibrator, choose_threshold(p, y, net_bps=net, episode_id=episodes)
 
 # %% ../nbs/49_training.ipynb #e2a14931
@@ -170,6 +169,19 @@ def _card(rows: TrainingRows, params: Mapping[str, Any], sampler: Any) -> dict[s
     card = {"params": full, "user_params": dict(params), "sampler": sampler, "versions": versions}
     return card | {"training_hash": content_hash(*data, card)}
 
+# %% ../nbs/49_training.ipynb #7cab6d34
+def _sidecar_column(values: Any, n: int, name: str, kinds: str) -> np.ndarray | None:
+    "A column of the sidecar, one value for each row."
+    if values is None:
+        return None
+    column = np.asarray(values)
+    if column.shape != (n,) or column.dtype.kind not in kinds:
+        kind = "number" if "f" in kinds else "whole number"
+        raise InputError(f"{name} has to be one {kind} for each of the {n} rows")
+    if column.dtype.kind == "f" and not np.isfinite(column).all():
+        raise InputError(f"{name} is not finite in {int((~np.isfinite(column)).sum())} rows")
+    return column
+
 # %% ../nbs/49_training.ipynb #232725ff
 def train_model(
     rows: TrainingRows,  # checked, with their label intervals
@@ -185,12 +197,15 @@ def train_model(
     checkpoint: Checkpoint | None = None,  # fit in stages that survive a kill
 ) -> TrainedModel:  # with scores from rows that it has not seen, unless refit
     "Fit, stop, calibrate and score."
+    given = None if decision_threshold is None else given_threshold(decision_threshold)
+    net = _sidecar_column(net_bps, len(rows.y), "net_bps", "iuf")
+    episodes = _sidecar_column(episode_id, len(rows.y), "episode_id", "iu")
     model, (fit, stop, score) = _trained_blocks(
         rows, params, num_boost_round, early_stopping_rounds, checkpoint
     )
     fixed = GemClassifier(model.best_iteration_, **params)
-    calibrator, choice = _decision(rows, np.r_[fit, stop], fixed, net_bps, episode_id)
-    threshold = choice.threshold if decision_threshold is None else decision_threshold
+    calibrator, choice = _decision(rows, np.r_[fit, stop], fixed, net, episodes)
+    threshold = choice.threshold if given is None else given
     p, y = calibrator.predict(model.predict_proba(rows.frame(score))[:, 1]), rows.y[score]
     if refit:
         model = fixed.fit(rows.frame(np.arange(len(rows.y))), rows.y, rows.weight)
@@ -199,7 +214,7 @@ def train_model(
         **score_predictions(p, y, threshold),
         feature_importance=gain_importance(booster, rows.columns),
         decision_threshold=threshold,
-        threshold_method=choice.method if decision_threshold is None else "given",
+        threshold_method=choice.method if given is None else "given",
         calibrator=calibrator.kind,
         calibration_error=calibration_error(p, y),
         log_loss=log_loss(p, y),
@@ -308,12 +323,14 @@ def _fold_scores(
     train, test = fold
     parts = (train[part] for part in time_blocks(rows.labels.take(train), (0.8, 0.2)))
     fit, watch = (np.sort(part) for part in parts)
-    weight = None if rows.weight is None else rows.weight[fit]
+    weight = [None if rows.weight is None else rows.weight[part] for part in (fit, watch)]
     watched = (rows.frame(watch), rows.y[watch])
     model = GemClassifier(rounds, stopping, **params)
-    model.fit(rows.frame(fit), rows.y[fit], weight, eval_set=watched if stopping else None)
+    model.fit(rows.frame(fit), rows.y[fit], weight[0], eval_set=watched if stopping else None)
     score, truth = positive_score(model, watched[0]), watched[1]
-    calibrator = fit_calibrator("beta" if 0 < truth.mean() < 1 else "none", score, truth)
+    counted = truth if weight[1] is None else truth[weight[1] > 0]
+    kind = "beta" if len(np.unique(counted)) == 2 else "none"
+    calibrator = fit_calibrator(kind, score, truth, weight[1])
     return calibrator.predict(positive_score(model, rows.frame(test))), model.best_iteration_
 
 # %% ../nbs/49_training.ipynb #fa603ea0

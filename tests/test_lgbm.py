@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import lightgbm as lgb
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,13 +20,15 @@ from sklearn.metrics import average_precision_score, precision_score, recall_sco
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gem_detector.calibration import calibration_error
+from gem_detector.checkpoints import Checkpoint
 from gem_detector.core import InputError
 from gem_detector.gem_classifier import DEFAULT_PARAMS, GemClassifier, resolve_params
 from gem_detector.intervals import LabelIntervals
 from gem_detector.lgbm import LightGBMPipeline, permutation_importance, shap_importance
 from gem_detector.model_files import BUNDLE, read_files, write_files
+from gem_detector.model_inputs import training_rows
 from gem_detector.splits import PurgedKFold, time_blocks
-from gem_detector.training import score_predictions
+from gem_detector.training import _fold_scores, score_predictions
 
 EXPECTED = {  # check: why it cannot hold
     "check_no_attributes_set_in_init": "LightGBM's parameters arrive as **params and are kept",
@@ -102,6 +105,18 @@ def test_the_default_bagging_is_alive() -> None:
         ({"num_leaves": 9, "max_depth": 3}, "at most 8"),
         ({"learning_rat": 0.1}, "near matches: learning_rate"),
         ({"eta": 0.1, "learning_rate": 0.2}, "disagree"),
+        ({"drop_rate": 0.1}, "drop_rate does nothing without boosting='dart'"),
+        ({"boosting": "dart", "other_rate": 0.1}, "without data_sample_strategy='goss'"),
+        ({"weight": "w"}, "use sample_weight"),
+        ({"fs": "splits.json"}, "content hash does not cover"),
+        ({"ignore_feature": "1"}, "leave the column out"),
+        ({"bagging_by_query": True}, "another objective"),
+        ({"n_estimators": 0}, "num_iterations=0: it is a whole number of at least 1"),
+        ({"num_leaves": "many"}, "whole number of at least 2"),
+        ({"metric": "bogus"}, "'binary_logloss' or 'binary_error'"),
+        ({"metric": ["auc", "binary_error"]}, "watches one"),
+        ({"tree_learner": "voting"}, "it is 'serial'"),
+        ({"force_row_wise": True, "force_col_wise": True}, "exclude each other"),
     ],
 )
 def test_contradictory_and_dead_parameters(params: dict, message: str) -> None:
@@ -111,7 +126,47 @@ def test_contradictory_and_dead_parameters(params: dict, message: str) -> None:
         LightGBMPipeline("models", params)
 
 
+@pytest.mark.parametrize(
+    "dead",
+    [
+        {"drop_rate": 0.5, "max_drop": 1, "skip_drop": 0.1, "drop_seed": 9, "uniform_drop": True},
+        {"top_rate": 0.4, "other_rate": 0.3},
+        {"linear_lambda": 3.0, "extra_seed": 9, "monotone_penalty": 2.0},
+        {"num_grad_quant_bins": 8, "stochastic_rounding": False, "top_k": 3, "gpu_device_id": 1},
+        {"cat_l2": 50.0, "cat_smooth": 1.0, "min_data_per_group": 7, "max_cat_to_onehot": 9},
+        {"weight_column": 0, "label_column": 1, "group_column": 2, "header": True},
+        {"alpha": 0.5, "fair_c": 3.0, "eval_at": [1], "label_gain": [1, 2], "reg_sqrt": True},
+    ],
+)
+def test_lightgbm_itself_ignores_what_is_refused(dead: dict) -> None:
+    df, _ = market(600)
+    texts = []
+    for more in ({}, dead):
+        data = lgb.Dataset(df[COLUMNS], df.is_gem, params={"verbosity": -1})
+        params = {"objective": "binary", "num_threads": 1, "verbosity": -1, "bagging_freq": 1}
+        booster = lgb.train(params | {"bagging_fraction": 0.7} | more, data, 5)
+        texts.append(booster.model_to_string().split("\nparameters:")[0])
+    assert texts[0] == texts[1]
+    for name, value in dead.items():
+        with pytest.raises(InputError, match=name):
+            resolve_params({name: value})
+
+
+def test_lengths_among_the_parameters_are_lengths(tmp_path: Path) -> None:
+    df, _ = market(600)
+    X, y = df[COLUMNS], df.is_gem
+    for model in (GemClassifier(n_estimators=7), GemClassifier(7)):
+        assert model.fit(X, y).booster_.num_trees() == 7
+    staged = GemClassifier(n_estimators=7).fit(X, y, checkpoint=Checkpoint(tmp_path / "c.json", 3))
+    assert staged.booster_.num_trees() == 7
+    for wrong in (GemClassifier(0), GemClassifier(5, -1)):
+        with pytest.raises(InputError, match="num_boost_round has to be at least 1"):
+            wrong.fit(X, y)
+
+
 def test_what_the_user_did_not_say_yields() -> None:
+    columnwise = resolve_params({"force_col_wise": True})
+    assert "force_row_wise" not in columnwise and columnwise["force_col_wise"]
     assert "scale_pos_weight" not in resolve_params({"is_unbalance": True})
     goss = resolve_params({"boosting_type": "goss"})
     assert goss["boosting"] == "gbdt" and goss["data_sample_strategy"] == "goss"
@@ -151,6 +206,61 @@ def test_the_sidecar_is_no_feature(name: str, tmp_path: Path) -> None:
     df = market(100)[0].assign(**{name: 1.0})
     with pytest.raises(InputError, match="cannot be a feature"):
         LightGBMPipeline(tmp_path).prepare_features(df, [*COLUMNS, name])
+
+
+def test_values_that_cannot_be_used_are_input_errors(tmp_path: Path) -> None:
+    df, _ = market(900)
+    X, y, n = df[COLUMNS], df.is_gem, len(df)
+    twice = pd.concat([X, X[["x0"]]], axis=1)
+    pipeline = LightGBMPipeline(tmp_path / "m", {"num_leaves": 7})
+    wrong: list[tuple[Callable[[], object], str]] = [
+        (lambda: pipeline.train(X, y, horizon=NS, sample_weight=np.full(n, np.inf)), "finite"),
+        (lambda: pipeline.train(X, y, horizon=NS, sample_weight=np.zeros(n)), "0 in every row"),
+        (lambda: pipeline.train(X, y, horizon=NS, net_bps=np.ones(n - 1)), "net_bps has to be one"),
+        (lambda: pipeline.train(X, y, horizon=NS, net_bps=np.full(n, np.nan)), "not finite in"),
+        (lambda: pipeline.train(X, y, horizon=NS, episode_id=np.ones(n)), "episode_id has to be"),
+        (lambda: pipeline.train(twice, y, horizon=NS), "named twice: x0"),
+        (lambda: pipeline.prepare_features(df.assign(z=1), ["x0", "q"]), "missing columns: q"),
+        (
+            lambda: pipeline.prepare_features(pd.concat([df, df[["x0"]]], axis=1), COLUMNS),
+            "stand there twice: x0",
+        ),
+        (
+            lambda: pipeline.train(X, y, 0, t0=np.arange(n), horizon=2),
+            "num_boost_round has to be at least 1",
+        ),
+        (lambda: LightGBMPipeline("m", {"decision_threshold": 7}), "decision_threshold=7"),
+        (lambda: LightGBMPipeline("m", {"decision_threshold": "0.5"}), "decision_threshold='0.5'"),
+        (lambda: GemClassifier(5).fit(X, y).predict(twice), "stand there twice: x0"),
+        (lambda: pipeline.train(np.array([["a"]] * n), y, horizon=NS), "features are numbers"),
+    ]
+    for call, message in wrong:
+        with pytest.raises(InputError, match=message):
+            call()
+    assert not (tmp_path / "m").exists()
+
+
+def test_weights_calibrate_the_folds_too(tmp_path: Path) -> None:
+    "A row of weight 3 is three rows: to the trees and to the calibrator of its fold."
+    df, _ = market(1_500)
+    X, y = df[COLUMNS].reset_index(drop=True), df.is_gem.reset_index(drop=True)
+    weight = np.where(y == 1, 3.0, 1.0)
+    pipeline = LightGBMPipeline(tmp_path, {"num_leaves": 7, "scale_pos_weight": 1.0})
+    seen = []
+    for w in (None, weight):
+        rows = training_rows(X, y, t0=np.arange(len(X)), horizon=5, sample_weight=w)
+        fold = next(PurgedKFold(5, intervals=(rows.labels.t0, rows.labels.t1)).split())
+        seen.append(_fold_scores(rows, fold, pipeline.user_params, 60, 20)[0].mean())
+    odds = [p / (1 - p) for p in seen]
+    assert 2 < odds[1] / odds[0] < 4.5  # calibrated to the weighted base rate
+
+
+def test_nullable_and_object_columns_are_numbers(trained: LightGBMPipeline) -> None:
+    X, _ = trained.prepare_features(market(50)[0], COLUMNS)
+    X = X.assign(x0=X.x0.round())
+    X.iloc[3, 0] = np.nan
+    for form in (X.x0.astype("Int64"), X.x0.astype(object).where(X.x0.notna(), None)):
+        assert np.array_equal(trained.predict(X.assign(x0=form)), trained.predict(X))
 
 
 def test_infinite_is_missing_and_missing_is_kept(trained: LightGBMPipeline) -> None:
