@@ -9,6 +9,7 @@ __all__ = ['conformal_p_values', 'first_of_runs', 'benjamini_hochberg', 'lord_le
 # %% ../nbs/53_acceptance.ipynb #a73cd7e9
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,14 +24,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% ../nbs/53_acceptance.ipynb #381f0ff9
+def _numbers(values: Any, name: str, low: float = -np.inf, high: float = np.inf) -> np.ndarray:
+    "Numbers within bounds, or an error that names them."
+    try:
+        array = np.asarray(values, float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} has to be numbers: {error}") from error
+    if not (np.isfinite(array) & (array >= low) & (array <= high)).all():
+        within = "" if np.isinf(high) else f" from {low:g} to {high:g}"
+        raise InputError(f"{name} has to be finite numbers{within}, without nan")
+    return array
+
+# %% ../nbs/53_acceptance.ipynb #eff19ecc
 def conformal_p_values(
     score: Any,  # (n,) scores of new signals, higher = more like a gem
     null_scores: Any,  # (m,) scores of false signals that the model has not learned from
 ) -> np.ndarray:  # (n,) in [1 / (m + 1), 1]
     "How often a false signal scores as high or higher."
-    ordered, score = np.sort(np.asarray(null_scores, float)), np.asarray(score, float)
-    if not len(ordered) or not (np.isfinite(ordered).all() and np.isfinite(score).all()):
-        raise InputError("p-values need finite scores, and at least one of a false signal")
+    ordered, score = np.sort(_numbers(null_scores, "null_scores")), _numbers(score, "score")
+    if not len(ordered):
+        raise InputError("null_scores is empty: p-values need at least one false signal")
     return (1 + len(ordered) - np.searchsorted(ordered, score, "left")) / (len(ordered) + 1)
 
 # %% ../nbs/53_acceptance.ipynb #c0943c04
@@ -40,8 +53,14 @@ def first_of_runs(
     gap_ns: int = 1_000_000_000,  # signals no further apart are one run; as episodes are merged
 ) -> np.ndarray:  # row numbers of the first signal of each run
     "The rows at which decisions fall."
-    rows = np.flatnonzero(np.asarray(is_signal))
-    stamps = np.asarray(t0, np.int64)[rows]
+    stamps, is_signal = np.asarray(t0), np.asarray(is_signal)
+    is_whole = stamps.dtype.kind in "iu" or not stamps.size  # an empty list has no type yet
+    if stamps.shape != is_signal.shape or stamps.ndim != 1 or not is_whole:
+        raise InputError("t0 has to be one whole number of ns for each is_signal")
+    if gap_ns < 0:
+        raise InputError(f"gap_ns={gap_ns}: it is a time of at least 0")
+    rows = np.flatnonzero(is_signal)
+    stamps = stamps[rows].astype(np.int64)
     if (np.diff(stamps) < 0).any():
         raise InputError("t0 has to rise: runs of signals are counted in time order")
     return rows[np.diff(stamps, prepend=np.int64(-(2**62))) > gap_ns]
@@ -52,7 +71,7 @@ def benjamini_hochberg(
     q: float,  # mean share of false ones among the accepted, at most
 ) -> np.ndarray:  # (n,) bool
     "Accept as many as the promised share of false ones allows."
-    p, q = np.asarray(p, float), _rate(q)
+    p, q = _numbers(p, "p", 0, 1), _rate(q)
     order = np.argsort(p, kind="stable")
     holds = np.flatnonzero(p[order] <= q * np.arange(1, len(p) + 1) / max(len(p), 1))
     is_accepted = np.zeros(len(p), bool)
@@ -97,6 +116,39 @@ class Decision:
     is_accepted: bool
 
 # %% ../nbs/53_acceptance.ipynb #3532fcd6
+def _whole(value: Any) -> bool:
+    "Whether a value is a whole number and no bool."
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _alarm_window(window: Any, q: float) -> int:
+    "How many outcomes the alarm looks at: enough to ring."
+    least = next(n for n in range(1, 10_000) if is_promise_broken(n, n, q) or n == 9_999)
+    if not _whole(window) or window < least:
+        raise InputError(
+            f"window={window!r}: it is a whole number of at least {least}; with fewer outcomes "
+            f"to look at, not even all of them false would break q={q}"
+        )
+    return int(window)
+
+# %% ../nbs/53_acceptance.ipynb #5c329bd2
+def _check_account(state: dict[str, Any]) -> None:
+    "Refuse an account that no run of tests can have left."
+    n, accepted, pending = (state[name] for name in ("n_tests", "accepted", "pending"))
+    settled, since = state["settled"], state["calibrated_at"]
+    if not _whole(n) or n < 0 or not _whole(since) or not 0 <= since <= n:
+        raise InputError(f"n_tests={n!r} and calibrated_at={since!r} are no numbers of tests")
+    for name, numbers in (("accepted", accepted), ("pending", pending)):
+        is_list = isinstance(numbers, list) and all(_whole(i) and 1 <= i <= n for i in numbers)
+        if not is_list or any(b <= a for a, b in pairwise(numbers)):
+            raise InputError(f"{name} has to be rising numbers of tests from 1 to {n}")
+    if not set(pending) <= set(accepted):
+        raise InputError("pending holds decisions that were not accepted")
+    is_known = isinstance(settled, list) and all(isinstance(one, bool) for one in settled)
+    if not is_known or len(settled) > state["window"] or not isinstance(state["is_on"], bool):
+        raise InputError("settled has to be true or false, at most a window of them, and is_on too")
+
+# %% ../nbs/53_acceptance.ipynb #a9087dff
 class OnlineAcceptance:
     "Accepts signals one by one, so that the mean share of false ones stays below q."
 
@@ -106,8 +158,9 @@ class OnlineAcceptance:
         q: float = 0.1,  # mean share of false ones among the accepted, at most
         window: int = 50,  # settled acceptances that the alarm looks at; shows 30 % against 10 %
     ) -> None:
-        self.q, self.window = _rate(q), int(window)
-        self._n_tests, self._accepted = 0, list[int]()
+        self.q = _rate(q)
+        self.window = _alarm_window(window, self.q)
+        self._n_tests, self._accepted, self._calibrated_at = 0, list[int](), 0
         self._pending, self._settled = set[int](), list[bool]()
         self.recalibrate(null_scores)
 
@@ -116,13 +169,14 @@ class OnlineAcceptance:
         null_scores: Any,  # (m,) newer ones
     ) -> None:
         "Take other nulls and switch on again; the account goes on."
-        nulls = np.sort(np.asarray(null_scores, float))
-        if len(nulls) < 8 / self.q or not np.isfinite(nulls).all():
+        nulls = np.sort(np.ravel(_numbers(null_scores, "null_scores")))
+        if len(nulls) < 8 / self.q:
             raise InputError(
                 f"{len(nulls)} scores of false signals: q={self.q} needs at least "
-                f"{int(np.ceil(8 / self.q))}, all finite"
+                f"{int(np.ceil(8 / self.q))}"
             )
         self.null_scores, self.is_on, self._settled = nulls, True, []
+        self._calibrated_at = self._n_tests
 
     def accept(
         self,
@@ -144,9 +198,13 @@ class OnlineAcceptance:
         is_gem: bool,  # what became of it
     ) -> bool:  # whether acceptance is still on
         "Tell what became of an accepted signal."
-        if number not in self._pending:
-            raise InputError(f"decision {number} was not accepted, or is settled already")
+        if number not in self._pending or isinstance(number, bool):
+            raise InputError(f"decision {number!r} was not accepted, or is settled already")
+        if not isinstance(is_gem, bool | int | np.bool_ | np.integer) or is_gem not in (0, 1):
+            raise InputError(f"is_gem={is_gem!r}: it is True or False")
         self._pending.remove(number)
+        if number <= self._calibrated_at:  # accepted against older nulls: it says nothing of these
+            return self.is_on
         self._settled = [*self._settled, not is_gem][-self.window :]
         false, known = sum(self._settled), len(self._settled)
         self.is_on = self.is_on and not is_promise_broken(false, known, self.q)
@@ -174,7 +232,7 @@ class OnlineAcceptance:
         path: str | os.PathLike[str],  # a JSON file; its folder has to exist
     ) -> None:
         "Write everything that decides, whole or not at all."
-        names = ("q", "window", "is_on", "_n_tests", "_accepted", "_settled")
+        names = ("q", "window", "is_on", "_n_tests", "_accepted", "_settled", "_calibrated_at")
         state = {name.lstrip("_"): getattr(self, name) for name in names}
         more = {"pending": sorted(self._pending), "null_scores": self.null_scores.tolist()}
         write_json(path, {"acceptance": 1} | state | more)
@@ -188,13 +246,17 @@ class OnlineAcceptance:
         state = read_json(path)
         if not isinstance(state, dict) or state.get("acceptance") != 1:
             raise InputError(f"{os.fspath(path)}: not a saved acceptance of version 1")
+        state.setdefault("calibrated_at", 0)  # older files were never calibrated again
         try:
             restored = cls(state["null_scores"], state["q"], state["window"])
-            restored._n_tests, restored._accepted = state["n_tests"], state["accepted"]
-            restored._settled, restored._pending = state["settled"], set(state["pending"])
-            restored.is_on = state["is_on"]
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{os.fspath(path)}: a part is missing: {error}") from error
+            _check_account(state)
+        except KeyError as error:
+            raise InputError(f"{os.fspath(path)}: {error} is missing") from error
+        except InputError as error:
+            raise InputError(f"{os.fspath(path)}: {error}") from error
+        restored._n_tests, restored._accepted = state["n_tests"], state["accepted"]
+        restored._settled, restored._pending = state["settled"], set(state["pending"])
+        restored.is_on, restored._calibrated_at = state["is_on"], state["calibrated_at"]
         return restored
 
 # %% ../nbs/53_acceptance.ipynb #e8373534
@@ -203,7 +265,9 @@ def bet_size(
     step: float = 0.0,  # round down to multiples of this; 0 = not
 ) -> np.ndarray:  # (n,) share of the largest bet, 0 to 1; 0 below one half
     "How much to bet by how sure one is."
-    p = np.clip(np.asarray(p, float), 1e-12, 1 - 1e-12)
+    if not 0 <= step <= 1:
+        raise InputError(f"step={step!r}: a share of the largest bet, from 0 to 1")
+    p = np.clip(_numbers(p, "p", 0, 1), 1e-12, 1 - 1e-12)
     size = np.maximum(2 * ndtr((p - 0.5) / np.sqrt(p * (1 - p))) - 1, 0.0)
     return np.floor(size / step + 1e-9) * step if step else size
 
@@ -215,10 +279,10 @@ def kelly_size(
     cap: float = 0.25,  # share of Kelly's stake: a quarter of it forgives p that is .1 too high
 ) -> np.ndarray:  # (n,) share of the capital that may be lost, 0 to cap
     "A capped part of the stake that grows capital fastest in the long run."
-    gain, loss = np.asarray(gain_bps, float), np.asarray(loss_bps, float)
+    gain, loss = _numbers(gain_bps, "gain_bps"), _numbers(loss_bps, "loss_bps")
     if not ((gain > 0).all() and (loss >= 0).all() and 0 < cap <= 1):
         raise InputError("gain_bps and cap have to be above 0, loss_bps at least 0")
-    p = np.asarray(p, float)
+    p = _numbers(p, "p", 0, 1)
     return np.maximum(p - (1 - p) * loss / gain, 0.0) * cap
 
 # %% ../nbs/53_acceptance.ipynb #f06b4495
@@ -231,9 +295,11 @@ def plot_realised_fdp(
     "Draw the rolling share of false ones among the accepted."
     import matplotlib.pyplot as plt
 
+    if window < 1:
+        raise InputError(f"window={window}: at least one signal has to be averaged over")
     ax = ax or plt.subplots(figsize=(6, 3))[1]
     total = np.cumsum(np.r_[0, np.asarray(is_false, float)])
-    stop = np.arange(min(10, len(total) - 1), len(total))
+    stop = np.arange(max(min(10, len(total) - 1), 1), len(total))  # nothing to show of none
     start = np.maximum(stop - window, 0)
     ax.plot(stop, (total[stop] - total[start]) / (stop - start), lw=1)
     ax.axhline(q, color="0.4", lw=1, ls=":")

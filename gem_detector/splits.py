@@ -215,6 +215,8 @@ class WalkForwardSplit(_IntervalSplitter):
         is_expanding: bool = False,  # True: `train_size` is only the first window, which then grows
     ) -> None:
         super().__init__(intervals, embargo)
+        if not len(self.t0):
+            raise InputError("a walk forward needs rows, and intervals holds none")
         self.n_splits = None if n_splits is None else _whole(n_splits, "n_splits", 1)
         self.train_size, self.test_size, self.step = train_size, test_size, step
         self.is_expanding = is_expanding
@@ -228,13 +230,19 @@ class WalkForwardSplit(_IntervalSplitter):
 
     def _folds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = self._order()
-        backwards = (-self.t1, -self.t0)
+        backwards, n_found = (-self.t1, -self.t0), 0
         for first, start, stop in _windows(self, self.t0[order]):
             test, past = order[start:stop], order[first:start]
             tests = -np.c_[self.t1, self.t0][test]
             train = past[purge(*backwards, tests, self.embargo)[past]]
             if len(train):
+                n_found += 1
                 yield np.sort(train), np.sort(test)
+        if not n_found:
+            raise InputError(
+                f"no test window of {len(order)} rows has a row to train on before it: shorter "
+                "train_size and test_size, shorter labels or a smaller embargo are needed"
+            )
 
 # %% ../nbs/42_splits.ipynb #128e1ac4
 def _window_edges(cv: WalkForwardSplit, times: np.ndarray) -> Iterator[tuple[int, int]]:

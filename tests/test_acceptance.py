@@ -1,8 +1,10 @@
 """Error control on planted truth: the promise, the power, the account and the alarm."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from gem_detector.acceptance import (
     is_promise_broken,
     kelly_size,
     lord_level,
+    plot_realised_fdp,
 )
 from gem_detector.core import InputError
 
@@ -193,6 +196,81 @@ def test_a_restart_goes_on_to_the_bit(tmp_path: Path) -> None:
         OnlineAcceptance.restore(tmp_path / "acceptance.json")
 
 
+def test_what_settles_after_a_recalibration_is_not_held_against_it() -> None:
+    rng = np.random.default_rng(0)
+    acceptance = OnlineAcceptance(rng.normal(size=1_000), 0.2)
+    old = [acceptance.accept(9.0).number for _ in range(20)]
+    acceptance.recalibrate(rng.normal(size=1_000))
+    assert all(acceptance.settle(number, False) for number in old) and acceptance.is_on
+    assert np.isnan(acceptance.realised_fdp)
+    new = [acceptance.accept(9.0).number for _ in range(20)]
+    assert not [acceptance.settle(number, False) for number in new][-1]
+
+
+@pytest.mark.parametrize("q", [0.05, 0.1, 0.3, 0.5])
+def test_the_smallest_window_can_ring(q: float) -> None:
+    least = next(n for n in range(1, 99) if is_promise_broken(n, n, q))
+    nulls = np.random.default_rng(0).random(400)
+    for window in (least - 1, 0, -1, 7.5, True):
+        with pytest.raises(InputError, match=f"at least {least}"):
+            OnlineAcceptance(nulls, q, window)
+    acceptance = OnlineAcceptance(nulls, q, least)
+    for _ in range(least):
+        acceptance.settle(acceptance.accept(9.0).number, False)
+    assert not acceptance.is_on
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"window": -1},
+        {"window": "50"},
+        {"q": 2},
+        {"n_tests": -3},
+        {"n_tests": 1.5},
+        {"accepted": [2, 1]},
+        {"accepted": ["a"]},
+        {"pending": [2]},
+        {"settled": [0.3]},
+        {"settled": 1},
+        {"is_on": "yes"},
+        {"null_scores": ["x"] * 400},
+        {"null_scores": [0.1]},
+        {"calibrated_at": 99},
+        {"n_tests": None},
+    ],
+)
+def test_an_account_that_cannot_be_is_not_restored(change: dict, tmp_path: Path) -> None:
+    acceptance = OnlineAcceptance(np.linspace(0, 1, 400), 0.1)
+    for score in (9.0, 0.0, 9.0):
+        acceptance.accept(score)
+    path = tmp_path / "acceptance.json"
+    acceptance.save(path)
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | change))
+    with pytest.raises(InputError, match=r"acceptance\.json: "):
+        OnlineAcceptance.restore(path)
+    del state["settled"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(InputError, match="'settled' is missing"):
+        OnlineAcceptance.restore(path)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 60])
+@pytest.mark.filterwarnings("error")
+def test_the_rolling_share_is_drawn_of_any_number(n: int) -> None:
+    line = plot_realised_fdp(np.arange(n) % 2 == 0, 0.1).lines[0]
+    assert np.isfinite(line.get_ydata()).all() and (len(line.get_xdata()) > 0) == (n > 0)
+    plt.close("all")
+
+
+def accepted_one(nulls: np.ndarray) -> OnlineAcceptance:
+    "An account with one acceptance, number 1."
+    acceptance = OnlineAcceptance(nulls, 0.1)
+    acceptance.accept(9.0)
+    return acceptance
+
+
 def test_runs_bets_and_refusals() -> None:
     second = 10**9
     t0 = np.array([0, 0.4, 1.3, 2.9, 3.0]) * second
@@ -208,6 +286,16 @@ def test_runs_bets_and_refusals() -> None:
         (lambda: OnlineAcceptance(np.ones(200), 0.1).settle(1, True), "was not accepted"),
         (lambda: first_of_runs([2, 1], [1, 1]), "has to rise"),
         (lambda: kelly_size(0.5, 0.0, 1.0), "above 0"),
+        (lambda: kelly_size(1.5, 2.0, 1.0), "from 0 to 1"),
+        (lambda: kelly_size(0.5, np.nan, 1.0), "gain_bps has to be finite"),
+        (lambda: bet_size([1.2]), "from 0 to 1"),
+        (lambda: bet_size([0.7], -0.1), "step=-0.1"),
+        (lambda: benjamini_hochberg([0.1, np.nan], 0.1), "without nan"),
+        (lambda: conformal_p_values("a", [0.1]), "score has to be numbers"),
+        (lambda: first_of_runs([1, 2], [1]), "one whole number of ns for each"),
+        (lambda: first_of_runs([1, 2], [1, 1], -5), "gap_ns=-5"),
+        (lambda: accepted_one(np.ones(200)).settle(1, "yes"), "is_gem='yes'"),
+        (lambda: accepted_one(np.ones(200)).settle(1, 0.5), "is_gem=0.5"),
     ]
     for call, message in wrong:
         with pytest.raises(InputError, match=message):

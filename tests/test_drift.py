@@ -17,6 +17,7 @@ from gem_detector.drift import (
     drift_report,
     periods,
     population_stability,
+    stability_edges,
     upper_limit,
 )
 
@@ -103,6 +104,62 @@ def test_calibration_drift_is_rare_when_there_is_none() -> None:
     assert found.is_drift and found.error == calibration_error(p, y, 10)
 
 
+@pytest.mark.verify
+def test_calm_weeks_raise_few_alarms(record_property: Callable[..., None]) -> None:
+    "One chance in a hundred is asked for; few weeks that share neighbours give about two."
+    alarms = []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        p = rng.beta(1, 5, 400)
+        y = (rng.random(400) < p).astype(int)
+        calm = drift_report(market(1_000 + seed, 8), market(5_000 + seed, 1), p=p, y=y)
+        alarms.append(calm.is_drift)
+    record_property("false alarms of 150", sum(alarms))
+    assert sum(alarms) <= 8  # 5 %: two standard errors above 2 %
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=80), st.sampled_from([4, 10]))
+@settings(max_examples=60, deadline=None)
+def test_a_mass_point_has_a_bin_of_its_own(values: list[int], n_bins: int) -> None:
+    edges = stability_edges(values, n_bins)
+    assert (np.diff(edges) > 0).all()
+    place = np.searchsorted(edges, np.array(values, float), "right")
+    for value, count in zip(*np.unique(values, return_counts=True)):
+        if len(set(values)) <= n_bins or count > 2 * len(values) / n_bins:
+            beside = np.searchsorted(edges, [value - 0.01, value + 0.01], "right")
+            assert not {place[values.index(int(value))]} & set(beside)
+
+
+@pytest.mark.parametrize("before, now", [(0.0, 0.05), (0.01, 0.08), (0.97, 0.8), (1.0, 0.9)])
+def test_a_flag_that_moves_is_seen(before: float, now: float) -> None:
+    rng = np.random.default_rng(0)
+    train, later = market(1, 8), market(30, 1)
+    train = train.assign(flag=(rng.random(len(train)) < before).astype(float))
+    calm = later.assign(flag=(rng.random(len(later)) < before).astype(float))
+    moved = later.assign(flag=(rng.random(len(later)) < now).astype(float))
+    assert not drift_report(train, calm).features.is_drift["flag"]
+    assert drift_report(train, moved).features.is_drift["flag"]
+
+
+def test_a_constant_feature_is_calm_and_its_change_is_seen() -> None:
+    train, later = market(1, 8), market(30, 1)[:-7]  # periods of unequal length
+    report = drift_report(train.assign(c=3.0), later.assign(c=3.0))
+    assert not report.features.is_drift["c"] and report.features.psi["c"] < 1e-3
+    assert drift_report(train.assign(c=3.0), later.assign(c=4.0)).features.is_drift["c"]
+
+
+def test_infinite_is_missing_as_in_training() -> None:
+    train, later = market(1, 8), market(30, 1)
+    broken = later.assign(fast=np.inf)
+    report = drift_report(train, broken)
+    assert report.is_drift and report.features.missing_now["fast"] == 1.0
+    lost = drift_report(train, later.assign(fast=np.nan))
+    assert report.features.equals(lost.features) and report.auc == lost.auc
+    nullable = train.assign(fast=train.fast.round().astype("Int64"))
+    nullable.iloc[5, 2] = pd.NA
+    assert np.isfinite(drift_report(nullable, nullable[-300:]).auc)
+
+
 def test_numbers_for_monitoring_are_plain_and_finite() -> None:
     p = np.full(200, 0.5)
     report = drift_report(market(1, 8), market(9, 1), p=p, y=np.arange(200) % 2)
@@ -123,6 +180,15 @@ def test_refusals_name_the_rule() -> None:
         (lambda: upper_limit([0.5, 0.6]), "at least 3"),
         (lambda: calibration_drift([0.5] * 20, [1] * 20), "at least 100"),
         (lambda: adversarial_auc(train, train[["fast"]]), "same columns"),
+        (lambda: adversarial_auc(train, train[:1]), "at least 50"),
+        (lambda: drift_report(train, train[:1]), "1 rows of now: at least 100"),
+        (lambda: drift_report(train, train[:0]), "0 rows of now"),
+        (lambda: drift_report(train[:0], train), "0 training periods"),
+        (lambda: drift_report(train, train.assign(fast="x")), "features are numbers"),
+        (lambda: drift_report(train, train.to_numpy()), "have to be frames"),
+        (lambda: drift_report(train, train, chance=1.5), "chance=1.5"),
+        (lambda: drift_report(train, train, period_ns=0), "period_ns=0"),
+        (lambda: drift_report(pd.concat([train, train], axis=1), train), "named twice"),
     ]
     for call, message in wrong:
         with pytest.raises(InputError, match=message):

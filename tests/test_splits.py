@@ -77,7 +77,8 @@ def test_no_train_label_meets_a_test_label_and_nothing_else_is_dropped(
         try:
             folds = list(cv.split(t0))
         except InputError as error:
-            assert "no row is left to train on" in str(error)
+            walk = isinstance(cv, WalkForwardSplit)
+            assert ("to train on before it" if walk else "no row is left") in str(error)
             continue
         assert cv.get_n_splits() == len(folds)
         for train, test in folds:
@@ -114,6 +115,20 @@ def test_row_embargo_counts_rows_behind_each_end() -> None:
     assert kept.tolist() == [1, 0, 0, 0, 0, 1, 1]  # both rows at 30: no half of a stamp trains
     assert purge(t0, t0, [[50, 50]], Rows(2)).tolist() == [1, 1, 1, 1, 1, 1, 0]
     assert np.array_equal(purge(t0, t0, [[10, 10]], 2 / 7), kept)
+
+
+@pytest.mark.parametrize("embargo", [2**62, 10**18, timedelta(days=50_000)])
+def test_a_very_long_embargo_drops_all_behind_and_nothing_before(embargo: object) -> None:
+    "Nanoseconds of today and more than a century fit into 64 bits together."
+    t0 = 1_767_225_600 * NS_PER_S + np.arange(100) * NS_PER_S
+    for test in (slice(40, 50), slice(0, 5)):
+        kept = purge(t0, t0, np.c_[t0, t0][test], embargo)
+        assert np.array_equal(np.flatnonzero(kept), np.arange(test.start))
+
+
+def test_durations_are_exact_nanoseconds() -> None:
+    assert span_of(np.timedelta64(5, "ns"), 9) == 5 and span_of(timedelta(days=1), 9) == 86_400e9
+    assert span_of(np.timedelta64(90, "m"), 9) == 5_400 * NS_PER_S
 
 
 def test_datetimes_are_nanoseconds() -> None:
@@ -199,6 +214,26 @@ def test_lengths_and_times_are_refused_with_a_reason() -> None:
         (lambda: CombinatorialPurgedCV(3, 3, intervals=(t0, t0)), "does not hold"),
         (lambda: next(WalkForwardSplit(100, intervals=(t0, t0)).split()), "too few"),
         (lambda: label_intervals(t0, t1=t0), "t1 needs t0"),
+        (lambda: WalkForwardSplit(intervals=(t0[:0], t0[:0])), "needs rows"),
+        (lambda: span_of(np.timedelta64(3, "M"), 5), "no fixed length"),
+        (lambda: span_of(2**63, 5), "longer than 146 years"),
+        (lambda: span_of(timedelta.max, 5), "longer than 146 years"),
+        (lambda: span_of(np.timedelta64(400, "W") * 10**6, 5), "longer than 146 years"),
+        (lambda: span_of(np.timedelta64("NaT"), 5), "at least 0"),
+        (lambda: purge(t0, t0, [[1, 2]], 10**19), "longer than 146 years"),
+        (lambda: label_intervals(t0, t0=t0, horizon=10**19), "longer than 146 years"),
+        (
+            lambda: list(
+                WalkForwardSplit(intervals=(t0, t0 + 100), train_size=50, test_size=9).split()
+            ),
+            "no test window of 100 rows",
+        ),
+        (
+            lambda: WalkForwardSplit(
+                intervals=(t0, t0), train_size=2**62, test_size=9
+            ).get_n_splits(),
+            "no test window of 100 rows",
+        ),
     ]
     for call, message in wrong:
         with pytest.raises(InputError, match=message):
