@@ -17,6 +17,7 @@ from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+import pandas as pd
 from lightgbm.basic import _LIB, _c_str
 from llvmlite import ir
 from numba.extending import intrinsic, overload
@@ -32,6 +33,7 @@ from gem_detector.decision_trees import (
     probability,
     walked_scores,
 )
+from .model_inputs import number_columns
 from .store import path_errors
 
 # %% ../nbs/51_forest.ipynb #e6ca70d2
@@ -262,6 +264,12 @@ def masks_are_faster(
     return n_used * state_bytes <= 200 * n_visits and table_bytes <= 64 * 2**20
 
 # %% ../nbs/51_forest.ipynb #f78ebef7
+def _checked(code: int) -> None:
+    "Raise what LightGBM says where a call of its C interface has failed."
+    if code:
+        raise InputError(f"LightGBM cannot predict: {_LIB.LGBM_GetLastError().decode()}")
+
+# %% ../nbs/51_forest.ipynb #7ed070ba
 class SingleRow:
     "LightGBM's C interface for one row at a time."
 
@@ -282,7 +290,9 @@ class SingleRow:
         n_trees = booster.best_iteration if booster.best_iteration > 0 else -1
         whole = (0, 0, n_trees, 1, len(self._row))  # normal output, from tree 0, float64, columns
         threads, out = _c_str("num_threads=1"), ctypes.byref(self._config)
-        _LIB.LGBM_BoosterPredictForMatSingleRowFastInit(booster._handle, *whole, threads, out)
+        _checked(
+            _LIB.LGBM_BoosterPredictForMatSingleRowFastInit(booster._handle, *whole, threads, out)
+        )
         weakref.finalize(self, _LIB.LGBM_FastConfigFree, self._config)
 
     def predict_row(
@@ -292,8 +302,7 @@ class SingleRow:
         "The score of one row."
         with self._lock:  # one buffer, and LightGBM's own is no more than one either
             self._row[:] = x
-            if _LIB.LGBM_BoosterPredictForMatSingleRowFast(*self._arguments):
-                raise InputError(f"LightGBM cannot predict: {_LIB.LGBM_GetLastError().decode()}")
+            _checked(_LIB.LGBM_BoosterPredictForMatSingleRowFast(*self._arguments))
             return float(self._score[0])
 
 # %% ../nbs/51_forest.ipynb #d820e7fe
@@ -350,7 +359,13 @@ class CompiledForest:
     ) -> "CompiledForest":  # the same model
         "Compile a model's text file."
         with path_errors("read", path):
-            text = Path(path).read_text(encoding="utf-8")
+            data = Path(path).read_bytes()
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{os.fspath(path)}: not a LightGBM text model: it holds bytes that are no text"
+            ) from error
         return cls(text, os.fspath(path), route)
 
     def predict_row(
@@ -358,7 +373,10 @@ class CompiledForest:
         x: Any,  # (k,) numbers in the order of `feature_names`; nan = missing
     ) -> float:  # probability of the positive class, or the objective's own output
         "The score of one row."
-        row = np.ascontiguousarray(x, np.float64)
+        try:
+            row = np.ascontiguousarray(x, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"features are numbers: {error}") from error
         if row.shape != (len(self.feature_names),):
             raise InputError(f"a row of {row.shape}: it has {len(self.feature_names)} numbers")
         if self.route == "lightgbm":
@@ -378,13 +396,12 @@ class CompiledForest:
 # %% ../nbs/51_forest.ipynb #5e14ec60
 def _matrix(X: Any, names: tuple[str, ...]) -> np.ndarray:
     "Rows as float64, a frame's columns by name."
-    if hasattr(X, "columns"):
-        if missing := [name for name in names if name not in X.columns]:
-            raise InputError(f"missing feature columns: {', '.join(missing)}")
-        X = X[list(names)]
-        if text := [name for name in names if getattr(X[name].dtype, "kind", "O") not in "biuf"]:
-            raise InputError(f"columns that hold no numbers: {', '.join(text)}")
-    matrix = np.ascontiguousarray(X, np.float64)
+    if isinstance(X, pd.DataFrame):
+        return number_columns(X, names)  # None and pd.NA are missing, as for the pipeline
+    try:
+        matrix = np.ascontiguousarray(X, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"features are numbers: {error}") from error
     if matrix.ndim != 2 or matrix.shape[1] != len(names):
         raise InputError(f"an array of {matrix.shape}: the model has {len(names)} columns")
     return matrix

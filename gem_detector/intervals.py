@@ -77,9 +77,7 @@ def _duration_ns(length: timedelta | np.timedelta64) -> int:
     seconds = int(length.astype("timedelta64[s]").astype(np.int64))
     if abs(seconds) >= 2**32:  # a product of ns would overflow
         return seconds * NS_PER_S
-    return (
-        int(length.astype("timedelta64[ns]").astype(np.int64)) if is_short else seconds * NS_PER_S
-    )
+    return int(length.astype("timedelta64[ns]").astype(np.int64))
 
 # %% ../nbs/42_intervals.ipynb #cbc8ff60
 def span_of(

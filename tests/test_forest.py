@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightgbm as lgb
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from gem_detector.core import InputError
 from gem_detector.decision_trees import parse_trees, walked_scores
-from gem_detector.forest import CompiledForest, masked_scores, masks_of
+from gem_detector.forest import CompiledForest, SingleRow, masked_scores, masks_of
 
 BASE = {"objective": "binary", "verbosity": -1, "num_threads": 1, "min_data_in_leaf": 2}
 SETTINGS = settings(
@@ -165,8 +166,10 @@ def test_frames_are_matched_by_name() -> None:
         assert np.array_equal(forest.predict(frame[frame.columns[::-1]].assign(more=1)), expected)
         for wrong, message in (
             (frame.drop(columns="Column_1"), "missing feature columns: Column_1"),
-            (frame.astype({"Column_1": "category"}), "hold no numbers: Column_1"),
+            (frame.astype({"Column_1": "category"}), "features are numbers"),
             (X[:, :2], "the model has 3 columns"),
+            (pd.concat([frame, frame], axis=1), "stand there twice: Column_0"),
+            ([["a", 1, 2]], "features are numbers"),
         ):
             with pytest.raises(InputError, match=message):
                 forest.predict(wrong)
@@ -174,6 +177,34 @@ def test_frames_are_matched_by_name() -> None:
             forest.predict_row(X[0, :2])
     float32 = X.astype(np.float32)
     assert np.array_equal(forest.predict(float32), booster.predict(float32, num_threads=1))
+
+
+def test_every_way_of_writing_missing_is_one() -> None:
+    booster, X = trained(k=3)
+    frame = pd.DataFrame(X, columns=["Column_0", "Column_1", "Column_2"]).round()
+    frame.iloc[:20, 1] = np.nan
+    forest = CompiledForest.from_booster(booster)
+    expected = booster.predict(frame.to_numpy(), num_threads=1)
+    for form in ("Int64", object):
+        other = frame.assign(Column_1=frame.Column_1.astype(form))
+        if form is object:
+            other["Column_1"] = other.Column_1.where(other.Column_1.notna(), None)
+        assert np.array_equal(forest.predict(other), expected)
+    row = pd.DataFrame([{"Column_0": 1.0, "Column_1": None, "Column_2": 0.5}])  # a live row
+    assert forest.predict(row)[0] == forest.predict_row([1.0, np.nan, 0.5])
+    with pytest.raises(InputError, match="features are numbers"):
+        forest.predict_row(["a", 1, 2])
+
+
+def test_what_the_c_interface_refuses_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    booster, _ = trained(k=3)
+    failing = SimpleNamespace(
+        LGBM_BoosterPredictForMatSingleRowFastInit=lambda *arguments: -1,
+        LGBM_GetLastError=lambda: b"out of memory",
+    )
+    monkeypatch.setattr("gem_detector.forest._LIB", failing)
+    with pytest.raises(InputError, match="LightGBM cannot predict: out of memory"):
+        SingleRow(booster)
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
@@ -197,6 +228,9 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message) as caught:
             CompiledForest.from_file(tmp_path / "model.txt")
         assert "model.txt" in str(caught.value)
+    (tmp_path / "model.txt").write_bytes(bytes(range(128, 256)) * 9)
+    with pytest.raises(InputError, match="not a LightGBM text model: it holds bytes"):
+        CompiledForest.from_file(tmp_path / "model.txt")
     with pytest.raises(InputError, match="nowhere"):
         CompiledForest.from_file(tmp_path / "nowhere.txt")
     with pytest.raises(InputError, match="it is 'masks', 'walk' or 'lightgbm'"):
