@@ -49,8 +49,9 @@ def _kind_of(column: pd.Series) -> str:
         return "number"
     if kind == "b":
         return "bool"
+    is_plain = kind == "O" and not isinstance(column.dtype, pd.CategoricalDtype)
     values = [value for value in column if not pd.isna(value)]
-    if kind == "O" and all(isinstance(value, int | float | np.number) for value in values):
+    if is_plain and all(isinstance(value, int | float | np.number) for value in values):
         return "number"  # a dict row with None for missing
     raise InputError(f"feature {column.name!r} holds {column.dtype}: features are numbers")
 
