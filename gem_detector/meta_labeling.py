@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .acceptance import first_of_runs
-from .comparison import compare_at_equal_count, episode_scores
+from .comparison import compare_at_equal_count, episode_scores, outcomes
 from .core import InputError
 from .intervals import Length, label_intervals
 from .leakage import out_of_fold, positive_score
@@ -26,6 +26,7 @@ from gem_detector.model_inputs import (
     FeatureColumns,
     TrainingRows,
     check_feature_names,
+    number_columns,
     training_rows,
 )
 from .splits import PurgedKFold
@@ -175,10 +176,12 @@ def named_frame(
     names: Sequence[str],  # of the primary's features
 ) -> pd.DataFrame:  # (n, k) float64, infinite values missing
     "The primary's features, by name."
-    columns = FeatureColumns(tuple(names), ("number",) * len(names))
-    if isinstance(X, pd.DataFrame) and set(names) <= set(X.columns):
-        X = X[list(names)].astype(float)
-    return pd.DataFrame(columns.matrix(X)[0], columns=list(names), index=getattr(X, "index", None))
+    if isinstance(X, pd.DataFrame):
+        values = number_columns(X, names)
+        values[np.isinf(values)] = np.nan
+    else:
+        values = FeatureColumns(tuple(names), ("number",) * len(names)).matrix(X)[0]
+    return pd.DataFrame(values, columns=list(names), index=getattr(X, "index", None))
 
 # %% ../nbs/60_meta_labeling.ipynb #9ae91f2c
 def _side_columns(side: pd.DataFrame | None, X: Any) -> tuple[str, ...]:
@@ -279,6 +282,14 @@ def meta_from_texts(
     return MetaModel(model_from_texts(texts, folder), **known)
 
 # %% ../nbs/60_meta_labeling.ipynb #e1c92765
+def _outcomes_of(X: Any, y: Any) -> np.ndarray:
+    "What became of the rows of X, and of no others."
+    is_paired = isinstance(X, pd.DataFrame) and isinstance(y, pd.Series)
+    if is_paired and not X.index.equals(y.index):
+        raise InputError("X and y have different indexes: they are not the same rows")
+    return outcomes(y, len(X))
+
+# %% ../nbs/60_meta_labeling.ipynb #f8b38c7c
 class MetaLabeler:
     "A primary model and the one that says which of its signals to believe."
 
@@ -340,6 +351,7 @@ class MetaLabeler:
         size: Any = None,  # (n,) turnover of each row; default: all equal
     ) -> dict[str, dict[str, Any]]:  # primary, meta_filtered, improvement
         "How both do, and whether the filter beats the primary at as many signals and turnover."
+        y = _outcomes_of(X, y)
         p, _, final = self.predict_with_meta(X, side)
         primary = episode_scores(p >= self._trained().primary_threshold, y, episode_id)
         filtered = episode_scores(final, y, episode_id)
@@ -359,10 +371,10 @@ class MetaLabeler:
         gap_ns: int = 1_000_000_000,  # signals no further apart are one decision
     ) -> np.ndarray:  # (m,) meta probabilities of decisions that were wrong
         "How false signals score: what acceptance with error control is calibrated with."
-        _, p_meta, _ = self.predict_with_meta(X, side)
+        truth, (_, p_meta, _) = _outcomes_of(X, y), self.predict_with_meta(X, side)
         stamps = label_intervals(X, t0=t0, horizon=0).t0
         decided = first_of_runs(stamps, np.isfinite(p_meta), gap_ns)
-        return p_meta[decided][np.asarray(y)[decided] == 0]
+        return p_meta[decided][truth[decided] == 0]
 
     def load_meta_model(self) -> None:
         "Read the five files; changed ones, or those of another primary, are refused."

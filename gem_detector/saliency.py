@@ -42,14 +42,23 @@ class SaliencySettings:
             raise InputError(f"extension must be one of {EXTENSIONS}, not {self.extension!r}")
         if self.normalise not in NORMALISERS:
             raise InputError(f"normalise must be one of {NORMALISERS}, not {self.normalise!r}")
-        for name in ("mag_window", "score_window", "extension_points", "slope_points"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        counts = ("window_size", "mag_window", "score_window", "extension_points", "slope_points")
+        for name in counts:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise InputError(f"{name} must be a whole number, not {value!r}")
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}")
         if self.mag_window % 2 == 0:
             raise InputError(f"mag_window must be odd to be centred, not {self.mag_window}")
         if self.window_size < max(8, self.slope_points + 2):
             least = max(8, self.slope_points + 2)
             raise InputError(f"window_size must be at least {least}, not {self.window_size}")
+        if self.n_added > self.window_size:
+            raise InputError(
+                f"extension_points must be at most window_size={self.window_size}, not "
+                f"{self.extension_points}: more would be made up than was seen"
+            )
 
     @property
     def n_added(self) -> int:

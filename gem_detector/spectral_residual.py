@@ -17,12 +17,14 @@ from .baselines import AlarmThreshold, DifferenceZ, RollingZ, one_series
 from gem_detector.burst_score import (
     WATCH,
     burst_inputs,
+    burst_memory,
     burst_points,
     burst_settings,
     combined_exponents,
     ticks,
 )
 from .core import NS_PER_S, InputError
+from .intervals import times_ns
 from .saliency import SaliencySettings, SlidingSaliency
 from .saliency_published import alibi_score, ms_saliency, ms_score
 
@@ -80,17 +82,36 @@ def _times(
     timestamps: Any,  # one number (s) or datetime a point, or None
     n: int,  # points
 ) -> list[float]:  # n times, s
-    "Timestamps in seconds, the index where there are none."
+    "Timestamps in seconds since 1970 UTC, the index where there are none."
     if timestamps is None:
         return [float(i) for i in range(n)]
-    if np.asarray(timestamps).dtype.kind == "M":
-        timestamps = np.asarray(timestamps).astype("datetime64[ns]").astype(np.int64) / NS_PER_S
+    if np.asarray(timestamps).dtype.kind not in "iuf":  # datetimes of any zone, or ISO text
+        timestamps = times_ns(timestamps) / NS_PER_S
     times = one_series(timestamps, "timestamps")
+    if not np.isfinite(times).all():
+        raise InputError(f"{int((~np.isfinite(times)).sum())} timestamps are missing or infinite")
     if len(times) != n:
         raise InputError(f"{len(times)} timestamps for a series of {n} points")
     return [float(time) for time in times]
 
 # %% ../nbs/70_spectral_residual.ipynb #43896c66
+_UNHEARD = {  # by a published code; with the values that say nothing
+    "ms": ("extension", "center", "normalise", "side", "extension_points", "slope_points"),
+    "alibi": ("extension", "center", "normalise", "side"),
+}
+_PLAIN = {"extension": "exclude_newest", "center": True, "normalise": "mean", "side": "both"}
+_PLAIN |= {"extension_points": 5, "slope_points": 5}
+
+
+def _refuse_unheard(compat: str | None, knobs: dict[str, Any]) -> None:
+    "Raise where a published code would not hear a knob."
+    for name in _UNHEARD.get(compat or "", ()):
+        if knobs[name] != _PLAIN[name]:
+            raise InputError(
+                f'{name}={knobs[name]!r} changes nothing with compat="{compat}": leave it out'
+            )
+
+# %% ../nbs/70_spectral_residual.ipynb #e4019b6f
 class SpectralResidualDetector:
     "Anomalies by spectral residual, one point at a time or over a series, causal by default."
 
@@ -120,6 +141,9 @@ class SpectralResidualDetector:
                 "threshold_multiplier must be above 0 and min_change not below, not "
                 f"{threshold_multiplier} and {min_change}"
             )
+        own = {"extension": extension, "center": center, "normalise": normalise, "side": side}
+        own |= {"extension_points": extension_points, "slope_points": slope_points}
+        _refuse_unheard(compat, own)
         self.settings = SaliencySettings(
             window_size,
             mag_window,
@@ -292,14 +316,18 @@ class BurstConfirmationFilter:
         alarm_rate: float | None = None,  # most bursts wanted a point; raises the limit as needed
         min_confidence: float = 0.5,  # least adjusted confidence to take a signal: better than even
         mag_window: int = 15,  # frequencies averaged, odd; fewer whiten more
+        max_age_s: float = 1.0,  # a tick older than this confirms nothing; as signals are merged
     ) -> None:
         if watch not in WATCH:
             raise InputError(f"watch must be one of {WATCH}, not {watch!r}")
-        if not min_burst_score > 0 or bar_ns < 0:
+        if not 0 < min_burst_score < math.inf or not 0 <= min_confidence <= 1 or not max_age_s > 0:
             raise InputError(
-                "min_burst_score must be above 0 and bar_ns not below, not "
-                f"{min_burst_score} and {bar_ns}"
+                "min_burst_score and max_age_s must be above 0 and min_confidence from 0 to 1, not "
+                f"{min_burst_score}, {max_age_s} and {min_confidence}"
             )
+        if isinstance(bar_ns, bool) or not isinstance(bar_ns, int | np.integer) or bar_ns < 0:
+            raise InputError(f"bar_ns must be a whole number of ns of at least 0, not {bar_ns!r}")
+        self.max_age_s = float(max_age_s)
         self.lookback_window, self.min_burst_score = lookback_window, float(min_burst_score)
         self.watch, self.bar_ns, self.alarm_rate = watch, int(bar_ns), alarm_rate
         self.min_confidence, self.mag_window = min_confidence, mag_window
@@ -314,22 +342,22 @@ class BurstConfirmationFilter:
         for part in (*self._sliding, *self._rolling, self._learnt):
             if part is not None:
                 part.reset()
-        self._memory = np.zeros((3, self.lookback_window))
-        self._state = np.array([0, 0, 0, np.nan])
-        self._rows, self._shares = np.empty((2, 1, 3)), np.empty((1, 2))
+        self._memory, self._state = burst_memory(self.lookback_window)
+        self._rows, self._asides = np.empty((2, 1, 3)), np.empty((1, 4))
         self._is_warm = np.zeros(2, bool)
         self._bar: int | None = None  # the open bar
         self._last, self._total = math.nan, 0.0  # its price and volume so far
+        self._seen_s = math.nan  # time of the newest tick
         self.score_, self.limit_, self.direction_ = math.nan, self.min_burst_score, 0
 
     def _point(self, price: float, volume: float) -> None:
         "Score one point: a tick or a closed bar."
-        x, y, *shares = burst_inputs(self._memory, self._state, price, volume)
-        self._shares[0] = shares
+        x, y, *asides = burst_inputs(self._memory, self._state, price, volume)
+        self._asides[0] = asides
         for i, value in enumerate((x, y)):
             self._rows[i, 0] = *self._sliding[i].update(value), self._rolling[i].update(value)
         watch = WATCH.index(self.watch)
-        scores = combined_exponents(*self._rows, self._shares, self._is_warm, watch)
+        scores = combined_exponents(*self._rows, self._asides, self._is_warm, watch)
         self.score_ = float(scores[0])
         self.direction_ = (y > 0) - (y < 0)
         if self._learnt is not None:
@@ -351,7 +379,7 @@ class BurstConfirmationFilter:
         self,
         price: float,  # quote per base; not finite = none known
         volume: float,  # base units, 0 = none; not finite = none known
-        timestamp: float,  # s; used for bars, where an earlier one counts into the open bar
+        timestamp: float,  # s; for bars (an earlier one counts into the open bar) and for ages
     ) -> None:
         "Take in one tick."
         if price <= 0 or volume < 0:
@@ -359,6 +387,7 @@ class BurstConfirmationFilter:
         price = price if math.isfinite(price) else math.nan
         volume = volume if math.isfinite(volume) else math.nan
         if not self.bar_ns:
+            self._seen_s = float(timestamp)
             self._point(price, volume)
             return
         self._close_bars(timestamp)
@@ -367,22 +396,27 @@ class BurstConfirmationFilter:
 
     def confirm_burst(
         self,
-        timestamp: float | None = None,  # s, now: closes the bars that have ended; None = as it is
+        timestamp: float | None = None,  # s, now: closes bars, ages ticks; None = at the newest
     ) -> tuple[bool, float]:  # is there a burst in the newest point, and its score (nan: unknown)
         "Say whether the newest point is a burst."
         if timestamp is not None and self.bar_ns:
             self._close_bars(timestamp)
+        elif timestamp is not None and timestamp - self._seen_s > self.max_age_s:
+            return False, 0.0 if math.isfinite(self.score_) else self.score_
         return self.score_ >= self.limit_, self.score_
 
     def filter_signal(
         self,
         confidence: float,  # of the signal, between 0 and 1
         side: int = 0,  # +1 buy, −1 sell: a move against it does not confirm; 0 = either way
+        timestamp: float | None = None,  # s, now, as for `confirm_burst`
     ) -> tuple[bool, float]:  # take it?, adjusted confidence
         "Gate a signal by the newest point; both answers rise with the confidence."
+        if side not in (-1, 0, 1):
+            raise InputError(f"side must be -1, 0 or 1, not {side!r}")
         if not 0 <= confidence <= 1:
             raise InputError(f"confidence must lie between 0 and 1, not {confidence}")
-        is_burst, score = self.confirm_burst()
+        is_burst, score = self.confirm_burst(timestamp)
         if math.isnan(score) or side * self.direction_ < 0:
             return False, 0.0
         adjusted = confidence * min(1.0, score / self.limit_)

@@ -85,7 +85,10 @@ def test_a_labeler_gives_its_acceptance_the_scores_of_false_decisions(
     runs = labeler.null_scores(X[new], y[new], side[new])
     assert 0 < len(runs) < len(every)  # neighbours within a second are one decision
     by_hand = labeler.null_scores(
-        X[new].reset_index(drop=True), y[new], side[new].reset_index(drop=True), t0=X.index[new]
+        X[new].reset_index(drop=True),
+        y[new].to_numpy(),
+        side[new].reset_index(drop=True),
+        t0=X.index[new],
     )
     assert np.array_equal(by_hand, runs)
     assert OnlineAcceptance(every, 0.2).accept(2.0).is_accepted

@@ -340,3 +340,31 @@ def test_the_documents_training_calls(tmp_path: Path) -> None:
     again.load_meta_model()
     _, _, final_pred = again.predict_with_meta(pd.DataFrame([dict(df[feature_cols].iloc[0])]))
     assert final_pred[0] in (0, 1)
+
+
+def test_evaluation_and_nulls_refuse_what_are_no_outcomes(labeler: MetaLabeler) -> None:
+    X, y, side = (table[4_000:] for table in market(0))
+    n = len(y)
+    size = np.ones(n)
+    wrong: list[tuple[dict, str]] = [
+        ({"y": y * 2}, "0 or 1"),
+        ({"y": y[:-1].to_numpy()}, "one value for each of the"),
+        ({"y": y.astype(float).mask(y == 1)}, "rows are neither"),
+        ({"y": y.reset_index(drop=True)}, "different indexes"),
+        ({"n_bootstrap": 0}, "n_bootstrap=0"),
+        ({"n_bootstrap": -5}, "n_bootstrap=-5"),
+        ({"n_bootstrap": 1.5}, "n_bootstrap=1.5"),
+        ({"size": size[:-1]}, "size has to be one number"),
+        ({"size": size * np.inf}, "finite and above 0"),
+        ({"size": -size}, "finite and above 0"),
+        ({"size": ["a"] * n}, "size has to be one number"),
+        ({"episode_id": np.zeros(n)}, "episode_id has to be one whole number"),
+        ({"side": side.iloc[:-1]}, "side has"),
+    ]
+    for change, message in wrong:
+        given_ = {"X": X, "y": y, "side": side} | change
+        with pytest.raises(InputError, match=message):
+            labeler.evaluate_meta_system(**given_)
+        if set(change) == {"y"}:
+            with pytest.raises(InputError, match=message):
+                labeler.null_scores(**given_)

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ SETTINGS = st.builds(
     mag_window=st.sampled_from([1, 3, 7, 15]),
     score_window=st.integers(1, 50),
     extension=st.sampled_from(EXTENSIONS),
-    extension_points=st.integers(1, 9),
+    extension_points=st.integers(1, 8),
     slope_points=st.integers(1, 6),
     center=st.booleans(),
     normalise=st.sampled_from(NORMALISERS),
@@ -100,6 +101,24 @@ def test_sliding_equals_windows_after_a_million_points(kind: str) -> None:
     x = noise(kind, 1_000_000)
     rows = SlidingSaliency(which).series(x)
     assert furthest(rows[-400:], windows(x[-464:], which, 64)) < 1e-9
+
+
+@pytest.mark.verify
+@pytest.mark.parametrize("size", [288, 1440])
+@pytest.mark.parametrize("kind", ["normal", "walk", "giants"])
+def test_wide_windows_after_a_million_points(kind: str, size: int) -> None:
+    which = SaliencySettings(size)
+    x = noise(kind, 1_000_000)
+    rows = SlidingSaliency(which).series(x)
+    assert furthest(rows[-100:], windows(x[-size - 100 :], which, size)) < 1e-9
+
+
+@pytest.mark.parametrize("size", [288, 1440])
+def test_wide_windows_equal_each_window_alone(size: int) -> None:
+    which = SaliencySettings(size)
+    x = noise("walk", size + 20_000)
+    rows = SlidingSaliency(which).series(x)
+    assert furthest(rows[-30:], windows(x[-size - 30 :], which, size)) < 1e-9
 
 
 def test_plain_twins_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,11 +246,71 @@ def test_a_jump_after_constancy_is_an_anomaly_of_its_sign() -> None:
         assert SpectralResidualDetector(side=side).detect(x)[-1].is_anomaly == is_anomaly
 
 
-def test_the_alarm_rate_is_kept() -> None:
-    x = noise("normal", 30_000)
-    detector = SpectralResidualDetector(64, alarm_rate=5e-3, normalise="rms")
-    share = np.mean([point.is_anomaly for point in detector.detect(x)])
-    assert 2.5e-3 < share < 1e-2
+@pytest.mark.parametrize("kind", ["normal", "t3", "lognormal"])
+@pytest.mark.parametrize("normalise", NORMALISERS)
+def test_the_alarm_rate_is_kept(kind: str, normalise: str) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_t(3, 60_000) if kind == "t3" else noise(kind, 60_000)
+    for rate in (1e-3, 5e-3):
+        detector = SpectralResidualDetector(64, alarm_rate=rate, normalise=normalise)
+        share = np.mean([point.is_anomaly for point in detector.detect(x)])
+        assert rate / 2 < share < 2 * rate
+
+
+@pytest.mark.parametrize("moves", ["normal", "t3", "lognormal"])
+def test_the_filter_raises_no_more_than_the_wanted_bursts(moves: str) -> None:
+    rng = np.random.default_rng(5)
+    step = {
+        "normal": lambda: rng.normal(size=60_000),
+        "t3": lambda: rng.standard_t(3, 60_000),
+        "lognormal": lambda: rng.choice([-1, 1], 60_000) * rng.lognormal(0, 1, 60_000),
+    }[moves]()
+    price = 100 * np.exp(np.cumsum(1e-5 * step))
+    burst_filter = BurstConfirmationFilter(min_burst_score=0.1, alarm_rate=1e-3)
+    share = burst_filter.scores(price, rng.lognormal(0, 1, 60_000)).is_burst[5_000:].mean()
+    assert 5e-4 < share < 2e-3
+
+
+def test_times_of_any_zone_are_seconds_utc() -> None:
+    x = np.r_[np.full(60, 7.0), 8.0, 9.0, 12.0]
+    utc = pd.date_range("2026-03-29", periods=63, freq="h", tz="UTC")
+    expected = utc.astype("datetime64[ns, UTC]").asi8 / 1e9
+    detector = SpectralResidualDetector()
+    forms = (
+        utc,
+        utc.tz_convert("Europe/Berlin"),
+        pd.Series(utc.tz_convert("America/New_York")),
+        utc.tz_localize(None),
+        utc.tz_localize(None).to_numpy().astype("datetime64[s]"),
+        list(utc.to_pydatetime()),
+        list(utc.tz_convert("Asia/Kolkata").to_pydatetime()),
+        [stamp.isoformat() for stamp in utc.tz_convert("Asia/Tokyo")],
+        expected,
+    )
+    bursts = detector.detect_bursts(x, expected, min_duration=1)
+    assert bursts and bursts[0]["start_time"] == expected[60]
+    for stamps in forms:
+        assert [point.timestamp for point in detector.detect(x, stamps)] == expected.tolist()
+        assert detector.detect_bursts(x, stamps, min_duration=1) == bursts
+    for broken in (utc.where(utc != utc[5]), np.where(np.arange(63) == 5, np.nan, expected)):
+        for ask in (detector.detect, detector.detect_bursts):
+            with pytest.raises(InputError, match=r"1 time.* missing"):
+                ask(x, broken)
+
+
+@pytest.mark.parametrize("compat", ["ms", "alibi"])
+def test_published_codes_hear_every_knob_or_refuse_it(compat: str) -> None:
+    x = noise("wave", 200)
+    plain = SpectralResidualDetector(compat=compat).score(x)
+    knobs = {"extension": "paper", "center": False, "normalise": "rms", "side": "up"}
+    knobs |= {"extension_points": 3, "slope_points": 4, "mag_window": 5, "score_window": 30}
+    for name, value in knobs.items():
+        try:
+            other = SpectralResidualDetector(compat=compat, **{name: value}).score(x)
+        except InputError as error:
+            assert f"{name}={value!r} changes nothing" in str(error)
+        else:
+            assert not np.allclose(other, plain)
 
 
 def test_bursts_are_the_runs_of_anomalies() -> None:
@@ -271,6 +350,17 @@ def test_runs_are_as_defined(flags: list[bool], least: int, gap: int) -> None:
     "call, words",
     [
         (lambda: SpectralResidualDetector(window_size=6), "window_size must be at least 8"),
+        (lambda: SpectralResidualDetector(window_size=64.0), "window_size must be a whole number"),
+        (lambda: SpectralResidualDetector(window_size=True), "window_size must be a whole number"),
+        (lambda: SpectralResidualDetector(extension_points=10**6), "at most window_size=20"),
+        (lambda: BurstConfirmationFilter(lookback_window=50.5), "must be a whole number"),
+        (lambda: BurstConfirmationFilter(min_confidence=1.5), "min_confidence from 0 to 1"),
+        (lambda: BurstConfirmationFilter(min_confidence=math.nan), "min_confidence from 0 to 1"),
+        (lambda: BurstConfirmationFilter(min_burst_score=math.inf), "must be above 0"),
+        (lambda: BurstConfirmationFilter(max_age_s=0), "must be above 0"),
+        (lambda: BurstConfirmationFilter(bar_ns=1e9), "bar_ns must be a whole number"),
+        (lambda: BurstConfirmationFilter(bar_ns=-1), "bar_ns must be a whole number"),
+        (lambda: BurstConfirmationFilter().filter_signal(0.5, 2), "side must be -1, 0 or 1"),
         (lambda: SpectralResidualDetector(mag_window=4), "odd"),
         (lambda: SpectralResidualDetector(score_window=0), "score_window must be at least 1"),
         (lambda: SpectralResidualDetector(threshold_multiplier=0), "above 0"),
@@ -423,6 +513,30 @@ def test_a_burst_is_over_when_the_next_point_is_ordinary() -> None:
     assert burst_filter.confirm_burst()[0] and burst_filter.filter_signal(0.9) == (True, 0.9)
     burst_filter.update(100.0, 1.0, 301.0)
     assert not burst_filter.confirm_burst()[0] and not burst_filter.filter_signal(0.9)[0]
+
+
+def test_an_old_tick_confirms_nothing() -> None:
+    volume = noise("lognormal", 300)
+    burst_filter = BurstConfirmationFilter(max_age_s=2.0)
+    for i in range(300):
+        burst_filter.update(100.0, volume[i], float(i))
+    burst_filter.update(100.0, 200.0, 300.0)
+    assert burst_filter.confirm_burst(301.5)[0] and burst_filter.filter_signal(0.9, 0, 302.0)[0]
+    assert burst_filter.confirm_burst(302.1) == (False, 0.0)
+    assert burst_filter.filter_signal(0.9, 0, 400.0) == (False, 0.0)
+    assert burst_filter.confirm_burst()[0]  # no clock: as of the newest tick
+
+
+@pytest.mark.parametrize("change", [1.0, 1.0001, 1.2, 1.45])
+@pytest.mark.parametrize("watch", burst_score.WATCH)
+def test_a_tiny_change_after_constancy_is_no_burst(change: float, watch: str) -> None:
+    burst_filter = BurstConfirmationFilter(20, watch=watch)
+    for i in range(60):  # equal volumes, and a price that rises by equal steps
+        burst_filter.update(100 * math.exp(1e-4 * i), 5.0, float(i))
+    burst_filter.update(100 * math.exp(1e-4 * (59 + change)), 5.0 * change, 60.0)
+    assert burst_filter.confirm_burst() == (False, 0.0)
+    burst_filter.update(100 * math.exp(1e-4 * (69 + change)), 50.0, 61.0)
+    assert burst_filter.confirm_burst()[0]  # ten times the usual is one
 
 
 def test_a_clock_closes_bars_without_a_tick() -> None:
