@@ -202,7 +202,7 @@ class LedgerPage:
 
     def open_final(
         self,
-        start: Any,  # first moment of the period: datetime, ISO text, or ns since 1970
+        start: Any,  # first moment of the period: datetime, ISO text, or a count since 1970
         end: Any,  # first moment behind it
         *,
         study: str = "final test",  # for which result
