@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import InputError
-from .intervals import Length, Rows, as_intervals, span_of, times_ns
+from .intervals import Length, Rows, as_intervals, index_times, span_of, times_ns
 from .splits import purge
 
 # %% ../nbs/80_time_windows.ipynb #41b31546
@@ -29,9 +29,10 @@ def row_times(
     "When each row of a frame was decided."
     if time_column in df.columns:
         return times_ns(df[time_column])
-    kind = getattr(df.index.dtype, "kind", "")
-    if kind == "M" or df.index.name in (time_column, "ts_recv_ns", "t0"):
+    if df.index.name == time_column:
         return times_ns(df.index)
+    if (found := index_times(df)) is not None:
+        return found
     raise InputError(f"no column {time_column!r} and no index of times: windows need times")
 
 # %% ../nbs/80_time_windows.ipynb #26aad674

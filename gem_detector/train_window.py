@@ -66,14 +66,18 @@ def rows_of_frame(
     t1: Any = None,  # (n,) when each label was settled
     horizon: Length | None = None,  # instead of t1: how far every label looks ahead
     sidecar: pd.DataFrame | None = None,  # t1, and perhaps t0, net_bps, weight, episode_id by row
-    **beside: Any,  # sample_weight, net_bps, episode_id: (n,) each, instead of the sidecar's
+    sample_weight: Any = None,  # (n,) for the fit, instead of the sidecar's weight
+    net_bps: Any = None,  # (n,) what a trade on each row earns after fees; likewise
+    episode_id: Any = None,  # (n,) int, below 0 = outside; likewise
 ) -> RunRows:  # checked
     "The rows of a frame with what is known about their labels."
     names = check_feature_names(list(feature_columns), target_column)
     if missing := [name for name in (*names, target_column) if name not in df.columns]:
         raise InputError(f"missing columns: {', '.join(missing)}")
     known = {} if sidecar is None else {str(name): sidecar[name] for name in sidecar.columns}
-    known |= {k: value for k, value in {"t1": t1, **beside}.items() if value is not None}
+    beside = {"t1": t1, "sample_weight": sample_weight, "net_bps": net_bps}
+    beside["episode_id"] = episode_id
+    known |= {k: value for k, value in beside.items() if value is not None}
     t0 = np.asarray(known["t0"]) if "t0" in known else row_times(df, time_column)
     if (ends := known.get("t1") if horizon is None else None) is not None:
         ends = np.asarray(ends)

@@ -17,7 +17,7 @@ import pandas as pd
 from .calibration import fit_calibrator
 from .core import InputError
 from .gem_classifier import resolve_params
-from .intervals import LabelIntervals, Length, label_intervals, times_ns
+from .intervals import LabelIntervals, Length, index_times, label_intervals, times_ns
 from .model_inputs import FeatureColumns, binary_target
 from .score_intervals import pair_counts
 from .splits import PurgedKFold, purge, time_blocks
@@ -36,19 +36,10 @@ class JudgedRows:
     parts: tuple[tuple[np.ndarray, np.ndarray], ...]  # row numbers: train, judge
     judge: str  # "validation" or "5 purged folds"
 
-# %% ../nbs/84_trial_scores.ipynb #0de9ade3
-def _times_of(X: Any) -> np.ndarray | None:
-    "The index of times of a frame, where it has one."
-    index = getattr(X, "index", None)
-    if index is None:
-        return None
-    is_time = getattr(index.dtype, "kind", "") == "M" or index.name in ("ts_recv_ns", "t0")
-    return times_ns(index) if is_time else None
-
 # %% ../nbs/84_trial_scores.ipynb #dab8f643
 def _all_labels(parts: Sequence[Any], t1: Any, horizon: Length | None) -> LabelIntervals:
     "The label intervals of training rows and, behind them, validation rows."
-    n, times = sum(len(part) for part in parts), [_times_of(part) for part in parts]
+    n, times = sum(len(part) for part in parts), [index_times(part) for part in parts]
     has_times = all(each is not None for each in times)
     t0 = np.concatenate([each for each in times if each is not None]) if has_times else np.arange(n)
     ends = None

@@ -20,6 +20,7 @@ from .comparison import by_episode
 from .core import InputError
 from .gem_classifier import GemClassifier, canonical_params
 from .intervals import Length, label_intervals
+from .ledger import LedgerPage
 from gem_detector.score_intervals import (
     auc_with_interval,
     first_signals,
@@ -36,6 +37,7 @@ from gem_detector.stability import (
 from .store import atomic_file, write_json
 from .thresholds import episode_groups
 from .time_windows import Window, WindowLengths, row_times, time_windows
+from .track_record import OverfittingReport, report_of_runs
 from .train_window import RunRows, Tune, rows_of_frame
 from gem_detector.window_outcomes import (
     WindowOutcome,
@@ -185,6 +187,27 @@ def _default_estimator(
     return GemClassifier(rounds, None if is_dart else stopping or None, **own)
 
 # %% ../nbs/80_walk_forward.ipynb #1119050e
+def _write_tables(
+    folder: Path,
+    names: Sequence[str],
+    metrics: Mapping[str, Any],
+    results: Sequence[WindowResult],
+    stability: pd.DataFrame,
+    said: pd.DataFrame,
+    target_column: str,
+) -> None:
+    "Write the four files that are read; the target under the caller's name."
+    known = {k: None if isinstance(v, float) and v != v else v for k, v in metrics.items()}
+    write_json(folder / names[0], known)
+    told = said.rename(columns={"target": target_column})
+    times = np.datetime_as_string(told.ts_recv_ns.to_numpy().astype("datetime64[ns]"))
+    told.insert(1, "timestamp", [f"{text}Z" for text in times])
+    rows = pd.DataFrame([asdict(result) for result in results])
+    for name, table in zip(names[1:], (rows, stability, told)):
+        with atomic_file(folder / name, "w") as handle:
+            table.to_csv(handle, index=False, lineterminator="\n")
+
+# %% ../nbs/80_walk_forward.ipynb #754084fb
 class WalkForwardOptimizer:
     "Train and judge a model on windows that move through time."
 
@@ -208,12 +231,13 @@ class WalkForwardOptimizer:
         keep_partial: bool = False,  # True: keep a last test part that the data do not fill
         embargo: Length = 0,  # kept free before each test part: retraining and roll-out
         n_jobs: int | None = None,  # windows at a time; None = 1, or joblib.parallel_config's
+        ledger: LedgerPage | None = None,  # counts each run as a trial on its data set
     ) -> None:
         parts = (train_window_size, test_window_size, step_size)
         self.lengths = WindowLengths(*parts, expanding_window, keep_partial, embargo)
         self.lengths.spans(1)
         self.results_dir = Path(results_dir)
-        self.min_train_size, self.n_jobs = min_train_size, n_jobs
+        self.min_train_size, self.n_jobs, self.ledger = min_train_size, n_jobs, ledger
         self.results_: list[WindowResult] = []
         self.predictions_ = pd.DataFrame()
 
@@ -246,21 +270,29 @@ class WalkForwardOptimizer:
         sidecar: pd.DataFrame | None = None,  # t0, t1, net_bps, weight, episode_id by row
         permutation: bool = False,  # True: permutation importance on every test part
         progress: bool | None = None,  # a bar; None = where there is a terminal
-        **beside: Any,  # sample_weight, net_bps, episode_id: (n,) each, instead of the sidecar's
+        sample_weight: Any = None,  # (n,) for the fit, instead of the sidecar's weight
+        net_bps: Any = None,  # (n,) what a trade on each row earns after fees; likewise
+        episode_id: Any = None,  # (n,) int, below 0 = outside; likewise
     ) -> list[WindowResult]:  # one for every window
         "Train and judge every window, write the files, and keep the results."
-        labels = {"t1": t1, "horizon": horizon, "sidecar": sidecar}
-        rows = rows_of_frame(df, feature_columns, target_column, time_column, **labels, **beside)
+        known = {"t1": t1, "horizon": horizon, "sidecar": sidecar, "sample_weight": sample_weight}
+        known |= {"net_bps": net_bps, "episode_id": episode_id}
+        rows = rows_of_frame(df, feature_columns, target_column, time_column, **known)
         if estimator is None:
             estimator = _default_estimator(params, num_boost_round, early_stopping_rounds)
         elif params is not None:
             raise InputError("params are LightGBM's: with estimator= set them on the estimator")
         windows = time_windows(rows.labels.t0, rows.labels.t1, self.lengths)
         run = WindowRun(estimator, tune, self.min_train_size, permutation)
-        unfinished = self.results_dir / f".unfinished-{run_name(run, rows, windows)}"
+        name = run_name(run, rows, windows)
+        unfinished = self.results_dir / f".unfinished-{name}"
         outcomes = all_outcomes(run, rows, windows, unfinished, self.n_jobs, progress)
+        if self.ledger is not None:
+            self.ledger.record(f"walk-forward {name}", 1, features=list(rows.X.columns))
         self._keep(outcomes, windows, rows, permutation)
-        self._write(target_column)
+        tables = (self.results_, self._stability, self.predictions_)
+        _write_tables(self.results_dir, self.FILES, self._metrics, *tables, target_column)
+        self.plot_results(self.results_dir / self.FILES[-1])
         shutil.rmtree(unfinished)
         return self.results_
 
@@ -273,6 +305,18 @@ class WalkForwardOptimizer:
         "What each feature is worth over the windows."
         self._require_run()
         return self._stability.copy()
+
+    def overfitting_report(
+        self,
+        others: Mapping[str, pd.DataFrame] | None = None,  # name → `predictions_` of other runs
+        *,
+        n_bars: int = 480,  # equal slices of the time that was tested
+        n_partitions: int = 16,  # blocks of bars; longer than a label looks ahead
+    ) -> OverfittingReport:  # of this run, beside the others
+        "How much of what this run earned may be luck; needs net_bps."
+        self._require_run()
+        runs = {"this run": self.predictions_} | dict(others or {})
+        return report_of_runs(runs, "this run", self.ledger, self._reach_ns, n_bars, n_partitions)
 
     def plot_results(
         self,
@@ -306,23 +350,9 @@ class WalkForwardOptimizer:
         self._metrics = aggregate_metrics(self.results_, self.predictions_, rows)
         self._metrics["rank_correlation"] = rank_correlation(self._shares)
         self._metrics |= zip(("nogueira", "nogueira_low", "nogueira_high"), index)
-
-    def _write(self, target_column: str) -> None:
-        metrics, windows, stability, predictions, picture = map(
-            self.results_dir.joinpath, self.FILES
-        )
-        known = {
-            k: None if isinstance(v, float) and v != v else v for k, v in self._metrics.items()
-        }
-        write_json(metrics, known)
-        said = self.predictions_.rename(columns={"target": target_column})
-        told = np.datetime_as_string(said.ts_recv_ns.to_numpy().astype("datetime64[ns]"))
-        said.insert(1, "timestamp", [f"{text}Z" for text in told])
-        rows = pd.DataFrame([asdict(result) for result in self.results_])
-        for path, table in ((windows, rows), (stability, self._stability), (predictions, said)):
-            with atomic_file(path, "w") as handle:
-                table.to_csv(handle, index=False, lineterminator="\n")
-        self.plot_results(picture)
+        self._reach_ns = int((rows.labels.t1 - rows.labels.t0).max())
+        if rows.net_bps is not None and self.predictions_.ts_recv_ns.nunique() > 1:
+            self._metrics["overfitting"] = self.overfitting_report().as_dict()
 
     def _require_run(self) -> None:
         if not self.results_:

@@ -190,7 +190,8 @@ def run_name(
     columns += [rows.weight, rows.net_bps, rows.episode_id]
     cut = [[w.test_start_ns, w.test_end_ns, w.train, w.test] for w in windows]
     how = (_identity(run.estimator), _identity(run.tune), run.min_train_size, run.permutation)
-    versions = [version(name) for name in ("gem-detector", "lightgbm", "numpy")]
+    packages = ("gem-detector", "lightgbm", "numpy", "scikit-learn")
+    versions = [version(name) for name in packages]
     return content_hash(list(rows.X.columns), rows.X.to_numpy(), columns, cut, how, versions)
 
 # %% ../nbs/80_walk_each_window.ipynb #3202076d
