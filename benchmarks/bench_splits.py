@@ -1,8 +1,10 @@
 """Are purged folds those of purgedcv and RiskLabAI, row for row, and how much sooner?
 
-    python benchmarks/bench_splits.py --peer    makes the peers' environment in build/peers
+    python benchmarks/bench_splits.py              makes the peers' environment in build/peers
+    python benchmarks/bench_splits.py --peer       … and fails where that cannot be done
+    python benchmarks/bench_splits.py --no-peer    our own time only
 
-Without --peer only our own time is shown. Inputs: labels of many lengths, repeated stamps, gaps,
+Inputs: labels of many lengths, repeated stamps, gaps,
 with and without an embargo; 50,000 rows x 6 folds for the time. Rows of one stamp stand in order
 of their label ends: at the border of a block ours goes by that, theirs by the input. Ratios are of
 the best of three runs.
@@ -11,11 +13,11 @@ the best of three runs.
 import argparse
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from peer_environment import peer_home
 
 from gem_detector.splits import CombinatorialPurgedCV, PurgedKFold
 
@@ -48,16 +50,8 @@ def our_splits(name: str, t0: np.ndarray, t1: np.ndarray, embargo: int) -> list:
     return list((kind or PurgedKFold(6, intervals=(t0, t1), embargo=embargo)).split())
 
 
-def peers() -> tuple[dict[str, np.ndarray], dict[str, float]]:
+def peers(home: Path) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     "Folds and seconds from the peers' own environment."
-    home = HERE.parent / "build/peers/purged_splits"
-    uv = Path(sys.executable).with_name("uv")
-    if not (home / "ready").exists():
-        pip = [uv, "pip", "install", "-q", "-p", home]
-        subprocess.run([uv, "venv", "-q", "--clear", "-p", "3.11", home], check=True)
-        subprocess.run([*pip, "-r", HERE / "peers/purged_splits.txt"], check=True)
-        subprocess.run([*pip, "--no-deps", "risklabai==2.0.1"], check=True)
-        (home / "ready").touch()
     arrays = {}
     for name, (t0, t1, embargo) in cases().items():
         arrays |= {f"t0_{name}": t0, f"t1_{name}": t1, f"embargo_{name}": np.array(embargo)}
@@ -68,10 +62,13 @@ def peers() -> tuple[dict[str, np.ndarray], dict[str, float]]:
     return dict(np.load(home / "folds.npz")), json.loads(done.stdout.splitlines()[-1])
 
 
-def main(with_peer: bool) -> None:
+def main(with_peer: bool | None) -> None:
     "Compare, then time."
-    if with_peer:
-        theirs, seconds = peers()
+    home = None
+    if with_peer is not False:
+        home = peer_home("purged_splits", ["risklabai==2.0.1"], insist=bool(with_peer))
+    if home:
+        theirs, seconds = peers(home)
         for name, case in cases().items():
             ours = our_splits(name, *case)
             assert f"{name}_{len(ours)}_test" not in theirs
@@ -86,7 +83,7 @@ def main(with_peer: bool) -> None:
         our_splits("large", *large)
         spent.append(time.perf_counter() - start)
     print(f"50,000 rows x 6 folds: {min(spent) * 1e3:.1f} ms")
-    if with_peer:
+    if home:
         ratio = seconds["large"] / min(spent)
         print(f"  {ratio:.0f} times as fast as purgedcv (wanted {WANTED})")
         assert ratio >= WANTED
@@ -94,5 +91,6 @@ def main(with_peer: bool) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", action="store_true", help="purgedcv and RiskLabAI as well")
+    words = "purgedcv and RiskLabAI as well; default: where their environment can be made"
+    parser.add_argument("--peer", action=argparse.BooleanOptionalAction, help=words)
     main(parser.parse_args().peer)

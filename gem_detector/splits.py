@@ -82,7 +82,8 @@ class _IntervalSplitter(ABC):
 
     def _may_train(self, test: np.ndarray) -> np.ndarray:
         "Which rows may train for a test part, (n,) bool."
-        return purge(self.t0, self.t1, np.c_[self.t0, self.t1][test], self.embargo)
+        tests = np.column_stack([self.t0[test], self.t1[test]])
+        return purge(self.t0, self.t1, tests, self.embargo)
 
     @abstractmethod
     def _folds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -233,7 +234,7 @@ class WalkForwardSplit(_IntervalSplitter):
         backwards, n_found = (-self.t1, -self.t0), 0
         for first, start, stop in _windows(self, self.t0[order]):
             test, past = order[start:stop], order[first:start]
-            tests = -np.c_[self.t1, self.t0][test]
+            tests = np.column_stack([column[test] for column in backwards])
             train = past[purge(*backwards, tests, self.embargo)[past]]
             if len(train):
                 n_found += 1
