@@ -285,9 +285,9 @@ def test_equal_to_purgedcv_and_faster(record_property: Callable[[str, object], N
     def best_s(cv: object) -> float:
         spent = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             assert sum(1 for _ in cv.split(X)) == 6  # type: ignore[attr-defined]
-            spent.append(time.perf_counter() - start)
+            spent.append(time.process_time() - start)
         return min(spent)
 
     ratio = best_s(theirs) / best_s(ours)
