@@ -44,8 +44,8 @@ docs: setup  ## the site in _docs, its links checked
 	$(BIN)/python tools/build_docs.py
 	$(BIN)/python tools/check_links.py _docs
 
-bench: setup  ## every benchmark: outputs compared first, then ratios
-	@set -e; for file in $(wildcard benchmarks/bench_*.py); do echo "== $$file"; $(BIN)/python $$file; done
+bench: setup  ## every benchmark beside its peers: outputs compared first, then ratios; a page in build/
+	$(BIN)/python benchmarks/run_all.py $(ARGS)
 
 verify: setup  ## the long battery: all seeds, fuzz and soak; a dated table in build/
 	@mkdir -p build

@@ -125,7 +125,7 @@ def title(notebook: Path) -> str:
 
 def sidebar(notebooks: list[Path]) -> list[dict]:
     "The chapters, a decade of numbers each, with the notebooks that are there."
-    first, chapters, tutorials = [], {}, []
+    first, chapters, tutorials, guides = [], {}, [], []
     for notebook in notebooks:
         entry = {"text": title(notebook), "href": page_name(notebook.name)}
         number = re.match(r"(\d)\d", notebook.name)
@@ -133,11 +133,12 @@ def sidebar(notebooks: list[Path]) -> list[dict]:
             chapters.setdefault(CHAPTERS[int(number[1])], []).append(entry)
         elif notebook.stem == "index":
             first.append({"text": "Overview", "href": "index.ipynb"})
-        else:
+        elif notebook.stem.startswith("tutorial_"):
             tutorials.append(entry)
-    if tutorials:
-        chapters = {"Tutorials": tutorials, **chapters}
-    return first + [{"section": name, "contents": pages} for name, pages in chapters.items()]
+        else:
+            guides.append(entry)
+    parts = {"Tutorials": tutorials, "Guides": guides, **chapters}
+    return first + [{"section": name, "contents": pages} for name, pages in parts.items() if pages]
 
 
 def settings(notebooks: list[Path]) -> dict:
