@@ -146,6 +146,9 @@ def cusum_events(
     return cusum_rows(np.log(px) * BPS, float(threshold_bps))
 
 # %% ../nbs/41_barriers.ipynb #03bf84b0
+_UNIT = 2**52  # of a share: what a float still holds to the last one
+
+
 @kernel
 def _uniqueness(
     first: np.ndarray,  # (k,) int64 first grid point inside each label
@@ -153,7 +156,7 @@ def _uniqueness(
     n: int,  # grid points
 ) -> np.ndarray:  # (k,) nan where no grid point is inside
     "The mean of one over the labels at work, over each label's own time."
-    steps, share = np.zeros(n + 1, np.int64), np.zeros(n + 1)
+    steps, share = np.zeros(n + 1, np.int64), np.zeros((2, n + 1), np.int64)
     for i in range(len(first)):
         if end[i] > first[i]:
             steps[first[i]] += 1
@@ -161,8 +164,10 @@ def _uniqueness(
     at_work = 0
     for j in range(n):
         at_work += steps[j]
-        share[j + 1] = share[j] + (1.0 / at_work if at_work > 0 else 0.0)
-    return (share[end] - share[first]) / (end - first)
+        rest = share[1, j] + (int(_UNIT / at_work) if at_work > 0 else 0)
+        share[0, j + 1], share[1, j + 1] = share[0, j] + rest // _UNIT, rest % _UNIT
+    own = (share[0, end] - share[0, first]) + (share[1, end] - share[1, first]) / _UNIT
+    return own / (end - first)
 
 # %% ../nbs/41_barriers.ipynb #15375a62
 def average_uniqueness(

@@ -123,7 +123,11 @@ class FeeTable:
             when = f" by {self.at}" if self.at and rows else ""
             own = "pass FeeTable.own({venue: taker_bps}) with your account's figures"
             raise InputError(f"no {role} fee of {exchange} {market_type} is known{when}: {own}")
-        wanted = [row for row in dated if row.tier == self.tiers.get(exchange)]
+        own_tier = self.tiers.get(exchange)
+        wanted = [row for row in dated if row.tier == own_tier]
+        if not wanted and any(row.tier == own_tier for row in rows):
+            told = f"{exchange} {market_type} {own_tier!r} is known by {self.at}"
+            raise InputError(f"no {role} fee of the tier {told}: name another date or tier")
         tier = (wanted or dated)[0].tier
         return max((row for row in dated if row.tier == tier), key=lambda row: row.as_of)
 

@@ -66,7 +66,7 @@ class Legs(NamedTuple):
     via: str = ""  # name of the book that converts the proceeds, "" = none needed
 
     def __str__(self) -> str:
-        return f"{self.buy}>{self.sell}"
+        return f"{self.buy}>{self.sell}" + (f" via {self.via}" if self.via else "")
 
 # %% ../nbs/41_decisions.ipynb #a2eebb80
 def legs_of(

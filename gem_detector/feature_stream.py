@@ -151,6 +151,13 @@ class MarketList:
         self._markets, self._fees, self._basis, self._given = markets, fees, basis, names
         self._currencies: dict[str, int] = {}
 
+    def look_at(
+        self,
+        markets: Any,  # record of type MARKETS that says the same
+    ) -> None:
+        "Keep another record from now on."
+        self._markets = markets
+
     def add(self, exchange: str, symbol: str) -> int:
         "Give a market its number."
         base, quote, settle = split_symbol(symbol)
@@ -266,6 +273,11 @@ class FeatureStream:
         self._prepare()
         markets = self._steppers[0].state.markets
         self.markets = MarketList(markets, fees or FeeTable(), self.settings.basis, names or {})
+        self._make_room()
+        self._last_ns, self._n_unproven = 0, 0
+
+    def _make_room(self) -> None:
+        "Room for events and rows, which is no state."
         n_levels = N_LEVELS if self._is_full else 1
         self._room = {m: empty_columns(m, n_levels) for m in (1, CHUNK)}
         self._out = RowsOut(
@@ -273,7 +285,15 @@ class FeatureStream:
             np.full((CHUNK, len(FEATURES)), np.nan),
             np.zeros((CHUNK, 4), np.int64),
         )
-        self._last_ns, self._n_unproven = 0, 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        "What a pickle holds: a day is carried on with by the next one, in another process."
+        return {name: part for name, part in vars(self).items() if name not in ("_room", "_out")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.markets.look_at(self._steppers[0].state.markets)  # a pickle makes two of them
+        self._make_room()
 
     def _prepare(self) -> None:
         "Write the settings into the state."

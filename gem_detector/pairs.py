@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from .core import BPS, InputError, NS_PER_S
 from .costs import funding_cost_bps
-from .execution import conversion_rate, floor_to_lot, net_edge_bps, walk
+from .execution import common_lot, conversion_rate, floor_to_lot, net_edge_bps, walk
 from .quotes import HeldAbove, Quote, TrailingMean, flaw
 
 # %% ../nbs/29_pairs.ipynb #cb640325
@@ -184,8 +184,8 @@ def edge_of(
         if view.flaws[leg.name]:
             raise NoEdge(f"{view.flaws[leg.name]}: {leg.name}")
     if size is not None:
-        asked, lot = size, max(buy.instrument.lot_size, sell.instrument.lot_size)
-        size = floor_to_lot(size, lot)
+        asked, lots = size, (buy.instrument.lot_size, sell.instrument.lot_size)
+        size = floor_to_lot(size, common_lot(*lots))
         if not size > 0:
             raise NoEdge(f"below a minimum: {asked:g} {buy.instrument.base} is less than one lot")
     buy_px, sell_px = _price(buy, 1, size), _price(sell, -1, size)

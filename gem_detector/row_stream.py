@@ -133,8 +133,9 @@ def set_touch(
     ask_px, ask_qty = levels[1, 0, 0], levels[1, 0, 1]
     touch, flaw = quotes.touch[v], touch_flaw(bid_px, bid_qty, ask_px, ask_qty)
     if flaw:
+        was_known = touch[0] == touch[0]
         fill(touch, np.nan)
-        return flaw, False
+        return flaw, was_known
     is_same = (
         touch[0] == bid_px and touch[1] == bid_qty and touch[2] == ask_px and touch[3] == ask_qty
     )
@@ -170,9 +171,10 @@ def take_gap(
     stepper: Record,  # of type STEPPER
     v: int,  # number of the market
     ts_ns: int,
-) -> None:
+) -> bool:  # whether the touch of a venue is gone that was there
     "A book cannot be vouched for: forget it, and the venue's history with it."
     state = stepper.state
+    was_known = state.quotes.touch[v, 0] == state.quotes.touch[v, 0]
     fill(state.quotes.touch[v], np.nan)
     fill(state.quotes.average[v], np.nan)
     state.quotes.gap_ns[v] = ts_ns
@@ -182,6 +184,7 @@ def take_gap(
     if state.markets.role[v] != CONVERSION:
         forget_venue(state.history, v)
     stepper.counts[6] += 1
+    return was_known and state.markets.role[v] != CONVERSION
 
 # %% ../nbs/39_row_stream.ipynb #e388a7bd
 @kernel
@@ -369,7 +372,7 @@ def run(
             if is_good and stepper.is_full == 1:
                 add_trade(state.flow, v, ts_ns, size, int(events.trade[i, 1]))
         elif kind == GAP:
-            take_gap(stepper, v, ts_ns)
+            is_changed = take_gap(stepper, v, ts_ns)
             note_edges(stepper, v, ts_ns)
         if sampler.which == CUSUM and is_changed:
             venues, touch = stepper.venues, stepper.touch

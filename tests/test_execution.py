@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import floor, inf, isnan, nan
+from math import floor, inf, isnan, lcm, nan
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ from gem_detector.costs import FeeTable, fee_market, funding_cost_bps
 from gem_detector.execution import (
     BookColumns,
     Terms,
+    common_lot,
     conversion_rate,
+    conversion_rates,
     converted,
     fill_pair,
     floor_to_lot,
@@ -56,6 +58,9 @@ def test_fees_follow_tier_date_and_the_callers_own_figures() -> None:
     assert FeeTable(at="2026-05-02").taker_bps("kraken") == 40.0
     with pytest.raises(InputError, match="is known by 2019"):
         FeeTable(at="2019-01-01").taker_bps("binance")
+    early = FeeTable(tiers={"kraken": "pro_10k"}, at="2024-06-01")  # its base tier is known by then
+    with pytest.raises(InputError, match="tier kraken spot 'pro_10k' is known by 2024-06-01"):
+        early.taker_bps("kraken")
     with pytest.raises(InputError, match="no fee tier 'vip_1' here"):
         FeeTable(tiers={"coinbase": "vip_1"})
     assert FeeTable.own({"binance": -0.5}).taker_bps("binance", "stable") == -0.5
@@ -93,10 +98,12 @@ def plain_walk(
     for price, there in levels:
         if isnan(price) or (price > limit if side > 0 else price < limit):
             break
-        part = min(there, qty - got, (quote - paid) / price)
-        if part <= 0:
-            continue
-        got, paid, worst, n = got + part, paid + part * price, price, n + 1
+        rest = min(qty - got, (quote - paid) / price)
+        part = min(there, rest)
+        if part > 0:
+            got, paid, worst, n = got + part, paid + part * price, price, n + 1
+        if rest <= there:
+            break
     return got, paid, worst, n
 
 
@@ -140,10 +147,45 @@ def test_lots_round_down_and_stay(qty: float, power: int) -> None:
     assert floor_to_lot(floored, lot) == floored
 
 
-def test_lots_that_are_not_nested_are_refused() -> None:
-    legs = Terms(1.0, 0, lot_size=0.3), Terms(1.0, 0, lot_size=0.2)
-    with pytest.raises(InputError, match="multiple"):
-        order_qty(100.0, np.array([10.0]), legs)
+@given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([1e-4, 1e-2, 0.1, 1.0]))
+def test_an_order_is_in_whole_lots_of_both_venues(one: int, other: int, step: float) -> None:
+    lots = one * step, other * step
+    shared = common_lot(*lots)
+    assert shared == common_lot(*lots[::-1]) and common_lot(lots[0], 0.0) == lots[0]
+    for lot in lots:
+        assert abs(shared / lot - round(shared / lot)) < 1e-9
+    assert round(shared / step) == lcm(one, other)
+    legs = Terms(1.0, 0, lot_size=lots[0]), Terms(1.0, 0, lot_size=lots[1])
+    qty = float(order_qty(1_000.0, 10.0, legs))
+    assert abs(qty / shared - round(qty / shared)) < 1e-9 and 100.0 - qty < shared * (1 + 1e-9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=steps, side=st.sampled_from([-1, 1]), k=st.integers(1, 12))
+def test_a_walk_for_what_some_rows_hold_touches_no_more(
+    rows: list[tuple[int, int]], side: int, k: int
+) -> None:
+    ladder = ladder_of([(step, lots + 1) for step, lots in rows], side)
+    first, anything = ladder[:k], inf if side > 0 else 0.0
+    quote, qty = 0.0, 0.0
+    for px, held in first.tolist():
+        quote, qty = quote + px * held, qty + held
+    for wanted in ((inf, quote), (qty, inf)):
+        fill = walk(ladder[:, 0], ladder[:, 1], side, *wanted, anything)
+        assert fill.n_levels == len(first) and fill.qty == pytest.approx(qty)
+        assert not len(first) or fill.worst_px == first[-1, 0]
+
+
+def test_a_rate_needs_a_book_from_the_decision_to_the_arrival() -> None:
+    book = replace(book_event(1 * MS, 1), symbol="USDT/USD")
+    gap = Gap(book.exchange, book.symbol, book.ts_recv_ns + 5, "sequence", -1, -1)
+    again = replace(book, ts_event_ns=9 * MS, ts_recv_ns=book.ts_recv_ns + 9 * MS)
+    columns = BookColumns.from_events([book, gap, again])
+    t_ns = columns.ts_engine_ns[[0, 0, 2, 2]] + [0, -1, 0, 1]
+    rates = conversion_rates(t_ns, columns, "USD", "USDT", 0.0, Terms(0.0, 0))
+    assert np.isfinite(rates).tolist() == [True, False, True, False]
+    across = conversion_rates(t_ns[:1], columns, "USD", "USDT", 0.0, Terms(0.0, 8 * MS))
+    assert np.isnan(across).all()
 
 
 @settings(deadline=None)

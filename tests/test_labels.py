@@ -388,7 +388,8 @@ def test_planted_gems_are_ones_and_decoys_zeros(seed: int, sampler: str) -> None
         if row.label == GEM:
             is_near |= around
             assert labels.is_gem[inside].any(), row
-            kinds = {str(labels.legs[leg]) for leg in labels.leg[inside & labels.is_gem]}
+            found = {labels.legs[leg] for leg in labels.leg[inside & labels.is_gem]}
+            kinds = {f"{one.buy}>{one.sell}" for one in found}
             assert row.legs in kinds, row
         else:
             assert labels.is_known[around].any() and not labels.is_gem[around].any(), row
