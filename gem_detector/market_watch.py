@@ -194,6 +194,13 @@ class MarketWatch:
         self._bursts.on_event(event)
         return rows
 
+    def advance(
+        self,
+        now_ns: int,  # receive clock: no event before it is outstanding
+    ) -> list[WatchedRow]:  # rows that are complete by then
+        "Say that time has passed."
+        return [self._watched(row) for row in self.stream.advance(now_ns)]
+
     def _watched(self, row: FeatureRow) -> WatchedRow:
         self._bursts.on_row(row.ts_recv_ns)
         return WatchedRow(row, self._bursts.score(row.buy, row.sell))
