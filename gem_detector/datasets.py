@@ -122,18 +122,26 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 # %% ../nbs/43_datasets.ipynb #2ec7ba59
 def read_dataset(
-    path: str | os.PathLike[str],  # of the rows; the sidecar stands beside it
+    path: str | os.PathLike[str],  # of the rows, the sidecar beside it; or a folder of days
 ) -> Dataset:
     "Rows and sidecar, checked."
     path = Path(path)
+    data = _read_days(path) if path.is_dir() else _read_part(path)
+    if not len(data):
+        raise InputError(f"{path}: has no rows")
+    return data
+
+
+def _read_part(path: Path) -> Dataset:
+    "One pair of files."
     sidecar_path(path)  # refuses other kinds of file
     rows, sidecar = _read_table(path), _read_table(sidecar_path(path))
     missing = [name for name in ("timestamp", "is_gem") if name not in rows]
     missing += [name for name in SIDECAR if name not in sidecar]
     if missing:
         raise InputError(f"{path}: columns are missing: {', '.join(missing)}")
-    if not len(rows) or rows["timestamp"].dtype.kind not in "iuf":
-        raise InputError(f"{path}: needs rows, and a timestamp in seconds for each")
+    if rows["timestamp"].dtype.kind not in "iuf":
+        raise InputError(f"{path}: needs a timestamp in seconds for each row")
     t0, _ = as_intervals(sidecar["t0"].to_numpy(), sidecar["t1"].to_numpy())
     if len(rows) != len(sidecar) or not (abs(rows["timestamp"] - t0 / 1e9) <= 1e-3).all():
         raise InputError(f"{path}: {sidecar_path(path).name} belongs to other rows")
@@ -142,3 +150,18 @@ def read_dataset(
     index = pd.Index(t0, name="ts_recv_ns")
     made = read_json(made_path(path)) if made_path(path).exists() else None
     return Dataset(rows.set_index(index), sidecar.set_index(index), made)
+
+# %% ../nbs/43_datasets.ipynb #dfccce4a
+def _read_days(folder: Path) -> Dataset:
+    "All days of one coin."
+    paths = sorted(folder.glob("**/date=*/rows.parquet"))
+    coins = sorted({path.parent.parent.name for path in paths})
+    if len(coins) != 1:
+        told = f"name one of {', '.join(coins)}" if coins else "none (coin=…/date=…/rows.parquet)"
+        raise InputError(f"{folder}: a dataset is of one coin: {told}")
+    parts = [_read_part(path) for path in paths]
+    first = parts[0]
+    if any(p.made != first.made or list(p.rows) != list(first.rows) for p in parts):
+        raise InputError(f"{folder}: its days were made by different settings: make them anew")
+    rows, sidecar = (pd.concat([getattr(p, name) for p in parts]) for name in ("rows", "sidecar"))
+    return Dataset(rows, sidecar, first.made)
