@@ -350,6 +350,27 @@ def test_wrong_input_is_told_in_a_sentence(
         run(*given, "--out", tmp_path / "out")
 
 
+def test_an_hour_of_others_becomes_a_dataset(
+    gem_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    "LINK/USDT on two venues: imported, features, labels; at base fees nothing is a gem."
+    folder, recording = gem_data / "link-binance-htx-2021-08-20", tmp_path / "recording"
+    for name, venue in (("bnc", "binance"), ("hb", "htx")):
+        path, where = (
+            folder / f"orderbook_{name}.csv.gz",
+            ["--venue", venue, "--symbol", "LINK/USDT"],
+        )
+        assert run("import", "ten_level_csv", path, *where, "--out", recording, "--json") == 0
+        said = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert said["events"] == {"OrderBookSnapshots": 3_600} and said["left_out"] == {}
+    assert run("features", recording, "--out", tmp_path / "rows", "--step-ms", 1_000) == 0
+    rows = rows_in(tmp_path / "rows")
+    assert (rows["best_gross_edge_bps"] > 0).sum() == 659 and len(rows) == 3_599
+    assert run("label", recording, tmp_path / "rows", "--out", tmp_path / "data", "--json") == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["gems"] == 0 < told["known"]
+
+
 @pytest.mark.parametrize("wrong", [["--step-ms", "0"], ["--tier", "okx"], ["--warmup", "x"]])
 def test_wrong_arguments_end_with_two(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as left:
