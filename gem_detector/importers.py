@@ -57,7 +57,9 @@ class FileMarket:
         sides = bids[: self.depth], asks[: self.depth]
         return OrderBookSnapshot(*names, event_ns, recv_ns, *sides, sequence, state)
 
-    def trade(self, event_ns: int, recv_ns: int, px: float, qty: float, buys: bool, name: str) -> Trade:
+    def trade(
+        self, event_ns: int, recv_ns: int, px: float, qty: float, buys: bool, name: str
+    ) -> Trade:
         "A trade of this market; `buys`: the taker bought."
         side = "buy" if buys else "sell"
         return Trade(self.exchange, self.symbol, event_ns, recv_ns, px, qty, side, name)
@@ -186,7 +188,9 @@ def _message(rows: FileRows, book: RowBook, market: FileMarket) -> Iterator[Even
     "Trades of a message, then its book."
     for i in np.flatnonzero(rows.kind == TRADED):
         times = int(rows.event_ns[i]), int(rows.recv_ns[i])
-        yield market.trade(*times, float(rows.px[i]), float(rows.qty[i]), bool(rows.side[i] > 0), "")
+        yield market.trade(
+            *times, float(rows.px[i]), float(rows.qty[i]), bool(rows.side[i] > 0), ""
+        )
     levels = rows.kind != TRADED
     if levels.any():
         yield from book.take(FileRows(*(column[levels] for column in rows)))
@@ -289,7 +293,11 @@ def npz_chunks(
             raise InputError(f"{path}: not an .npz archive") from error
         with archive, archive.open(archive.namelist()[0]) as handle:
             version = np.lib.format.read_magic(handle)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
             shape, _, dtype = read(handle)
             if not set(_FIELDS) <= set(dtype.names or ()):
                 raise InputError(f"{path}: needs records with {', '.join(_FIELDS)}: {dtype}")
@@ -335,7 +343,9 @@ def ten_level_csv(
     columns = {kind: tuple(f"{kind}{i}" for i in range(1, 11)) for kind in ("b", "bv", "a", "av")}
     names, last_ns, step_ns = ("timestamp", "symbol", *sum(columns.values(), ())), -1, 0
     for rows in csv_chunks(path, names, (names[0], *names[2:])):
-        times = pd.to_datetime(rows["timestamp"]).to_numpy().astype("datetime64[ns]").astype(np.int64)
+        times = (
+            pd.to_datetime(rows["timestamp"]).to_numpy().astype("datetime64[ns]").astype(np.int64)
+        )
         check_order(path, times, last_ns)
         px_qty = [rows[list(own)].to_numpy(float) for own in columns.values()]
         for i, ns in enumerate(times.tolist()):
@@ -389,7 +399,10 @@ def trades_parquet(
     market: FileMarket,
 ) -> Iterator[Event]:
     "Trades with local and venue time in ms."
-    last_ns, names = -1, ("ts_ms", "exch_ts_ms", "trade_id", "price", "qty", "side", "reconnect_flag")
+    last_ns, names = (
+        -1,
+        ("ts_ms", "exch_ts_ms", "trade_id", "price", "qty", "side", "reconnect_flag"),
+    )
     for row in _parquet_rows(path, names):
         recv_ns = row["ts_ms"] * NS_PER_MS
         last_ns = check_order(path, np.array([recv_ns]), last_ns)
