@@ -9,6 +9,7 @@ __all__ = ['FAILURES', 'Objective', 'quiet_optuna', 'open_storage', 'open_study'
 # %% ../nbs/84_studies.ipynb #2e01e7a1
 import os
 import platform
+import secrets
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,18 +105,30 @@ def open_study(
     return study
 
 # %% ../nbs/84_studies.ipynb #fa7a1d12
-def _worker() -> str:
-    "This process, by machine and number."
-    return f"{platform.node()}:{os.getpid()}"
+_UNDER_WAY: set[str] = set()  # workers that search in this process at the moment
+
+
+@contextmanager
+def _worker() -> Iterator[str]:
+    "A name for a search of this process, under way until it is left."
+    name = f"{platform.node()}:{os.getpid()}:{secrets.token_hex(4)}"
+    _UNDER_WAY.add(name)
+    try:
+        yield name
+    finally:
+        _UNDER_WAY.discard(name)
 
 # %% ../nbs/84_studies.ipynb #967fac46
 def _is_gone(worker: str) -> bool:
-    "Whether a process of this machine has ended; others cannot be told."
-    machine, _, number = worker.rpartition(":")
-    if machine != platform.node() or os.name != "posix":  # elsewhere, asking would end it
+    "Whether a search of this machine has ended; others cannot be told."
+    machine, _, rest = worker.partition(":")
+    number = rest.partition(":")[0]
+    if machine != platform.node():
         return False
     if int(number) == os.getpid():
-        return True  # a trial of a former search in this process
+        return worker not in _UNDER_WAY
+    if os.name != "posix":  # elsewhere, asking would end it
+        return False
     try:
         os.kill(int(number), 0)
     except ProcessLookupError:
@@ -130,7 +143,7 @@ def close_interrupted(
 ) -> int:  # trials that were closed
     "Close the trials that nobody runs any more."
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    gone = [trial for trial in running if _is_gone(trial.user_attrs.get("worker", ":0"))]
+    gone = [trial for trial in running if _is_gone(trial.user_attrs.get("worker", ":0:"))]
     for trial in gone:
         study._storage.set_trial_user_attr(trial._trial_id, "error", "interrupted")
         study.tell(trial.number, state=TrialState.FAIL)
@@ -256,12 +269,12 @@ def run_trials(
     on_trial: Callable[[], object] = lambda: None,  # called after each trial
 ) -> None:
     "Run trials until a study holds enough of them; others may work on it at the same time."
-    with quiet_optuna():
+    with quiet_optuna(), _worker() as worker:
         study.sampler, study.pruner = _SeededSampler(strategy), strategy.made_pruner()
         while len(counted_trials(study)) < n_trials:
-            study.enqueue_trial({}, user_attrs={"worker": _worker()})  # named from the first moment
+            study.enqueue_trial({}, user_attrs={"worker": worker})  # named from the first moment
             trial = study.ask()
-            trial.set_user_attr("worker", _worker())  # it may be the one that another put there
+            trial.set_user_attr("worker", worker)  # it may be the one that another put there
             if _place(study, trial.number) >= n_trials:  # others are at the last ones
                 _close(study, trial, "interrupted")
                 break

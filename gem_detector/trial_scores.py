@@ -7,7 +7,7 @@ __all__ = ['MEASURES', 'RUNGS', 'Report', 'JudgedRows', 'judged_rows', 'Measure'
 
 # %% ../nbs/84_trial_scores.ipynb #5dddf292
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightgbm as lgb
@@ -35,6 +35,8 @@ class JudgedRows:
     labels: LabelIntervals  # when each row was decided and settled
     parts: tuple[tuple[np.ndarray, np.ndarray], ...]  # row numbers: train, judge
     judge: str  # "validation" or "5 purged folds"
+    net_bps: np.ndarray | None = None  # (n,) what a trade on each judged row earns after fees
+    episode_id: np.ndarray | None = None  # (n,) int of each judged row, below 0 = outside
 
 # %% ../nbs/84_trial_scores.ipynb #dab8f643
 def _all_labels(parts: Sequence[Any], t1: Any, horizon: Length | None) -> LabelIntervals:
@@ -55,6 +57,20 @@ def _all_labels(parts: Sequence[Any], t1: Any, horizon: Length | None) -> LabelI
         ends = np.concatenate([given, t0[len(given) :]])  # validation labels end where they like
     return label_intervals(np.empty((n, 0)), t0=t0, t1=ends, horizon=horizon)
 
+# %% ../nbs/84_trial_scores.ipynb #a0147e7d
+def _beside(values: Any, rows: slice, n: int, name: str) -> np.ndarray | None:
+    "A column of all rows from one that is told of some of them; none stays none."
+    if values is None:
+        return None
+    given, n_given = np.asarray(values), len(range(n)[rows])
+    if given.shape != (n_given,) or given.dtype.kind not in "iufb":
+        raise InputError(f"{name} has to be one number for each of {n_given} rows: {given.shape}")
+    if not np.isfinite(given).all():
+        raise InputError(f"{name} holds missing or infinite values: drop those rows first")
+    column = np.full(n, 1 if name == "sample_weight" else -1, given.dtype)
+    column[rows] = given
+    return column
+
 # %% ../nbs/84_trial_scores.ipynb #ca31abf9
 def judged_rows(
     X_train: Any,  # (n, d) frame or array
@@ -66,6 +82,8 @@ def judged_rows(
     horizon: Length | None = None,  # instead of t1: how far every label looks ahead
     sample_weight: Any = None,  # (n,) of the training rows, for the fit
     n_splits: int = 5,  # folds where there is no validation set
+    net_bps: Any = None,  # of the rows that judge: what a trade on each earns after fees
+    episode_id: Any = None,  # of the same, int: below 0 = outside
 ) -> JudgedRows:  # checked and purged
     "Rows and the parts of them that train and judge."
     if (X_val is None) != (y_val is None):
@@ -79,9 +97,10 @@ def judged_rows(
     matrix = np.concatenate([columns.matrix(X)[0] for X in frames])
     y = np.concatenate([binary_target(y, w) for y, w in zip(targets, ("y_train", "y_val"))])
     labels = _all_labels(frames, t1, horizon)
-    weight = None
-    if sample_weight is not None:
-        weight = np.concatenate([np.asarray(sample_weight, float), np.ones(len(y) - len(y_train))])
+    judging = slice(0 if X_val is None else len(y_train), None)
+    weight = _beside(sample_weight, slice(len(y_train)), len(y), "sample_weight")
+    told = [_beside(net_bps, judging, len(y), "net_bps")]
+    told.append(_beside(episode_id, judging, len(y), "episode_id"))
     if X_val is None:
         cv = PurgedKFold(n_splits, intervals=(labels.t0, labels.t1))
         parts, judge = tuple(cv.split()), f"{n_splits} purged folds"
@@ -90,7 +109,7 @@ def judged_rows(
         later = [[labels.t0[test].min(), max(labels.t1.max(), labels.t0[test].min())]]
         may_train = purge(labels.t0, labels.t1, later)[: len(y_train)]
         parts, judge = ((np.flatnonzero(may_train), test),), "validation"
-    return JudgedRows(columns.names, matrix, y, weight, labels, parts, judge)
+    return JudgedRows(columns.names, matrix, y, weight, labels, parts, judge, *told)
 
 # %% ../nbs/84_trial_scores.ipynb #46916f10
 MEASURES = {
@@ -195,11 +214,14 @@ def _said(booster: lgb.Booster, trees: int, fold: Fold) -> tuple[np.ndarray, np.
     return p, seen
 
 # %% ../nbs/84_trial_scores.ipynb #6948f476
+def _fixed_threshold(seen: np.ndarray, fold: Fold) -> float:
+    "The threshold of the best F1 on the stopping rows, fixed before the judge is seen."
+    return float(choose_threshold(seen, fold.y_stop, method="f1", n_bootstrap=1).threshold)
+
+# %% ../nbs/84_trial_scores.ipynb #c4dc095e
 def _fold_parts(p: np.ndarray, seen: np.ndarray, fold: Fold, measure: Measure) -> tuple[float, ...]:
     "What a fold adds to the measure."
-    threshold = np.nan
-    if measure.name == "f1":
-        threshold = choose_threshold(seen, fold.y_stop, method="f1", n_bootstrap=1).threshold
+    threshold = _fixed_threshold(seen, fold) if measure.name == "f1" else np.nan
     return measure.parts(p, fold.y_judge, threshold, fold.base_rate)
 
 # %% ../nbs/84_trial_scores.ipynb #e538307f
@@ -236,6 +258,8 @@ class Score:
     values: tuple[float, ...]  # of each measure
     trees: int  # mean over folds
     decision_threshold: float  # of the best F1 on the judging rows, for calibrated probabilities
+    sums: tuple[tuple[float, float], ...] = ()  # of each measure: the two that are divided
+    is_signal: np.ndarray | None = field(default=None, compare=False)  # (m,) bool, judged rows
 
 # %% ../nbs/84_trial_scores.ipynb #bd011e57
 def score_params(
@@ -245,9 +269,11 @@ def score_params(
     num_boost_round: int = 1000,  # trees at most
     early_stopping_rounds: int = 50,  # trees without improvement on the stopping rows
     report: Report | None = None,  # called along the way with the first measure
+    with_signals: bool = False,  # True: also tell which judged rows were signals
 ) -> Score:  # pooled over folds
     "Train on every fold and measure on its judge."
     sums, trees, calibrated = np.zeros((len(measures), 2)), [], []
+    signals: list[np.ndarray] | None = [] if with_signals else None
     asked = None if params.get("boosting_type") == "dart" else report
     for i, fold in enumerate(folds):
         callbacks = [_asking(fold, measures[0], asked)] if asked and len(folds) == 1 else []
@@ -256,9 +282,13 @@ def score_params(
         sums += [_fold_parts(p, seen, fold, measure) for measure in measures]
         calibrated.append(fit_calibrator("beta", seen, fold.y_stop).predict(p))
         trees.append(count)
+        if signals is not None:
+            signals.append(p >= _fixed_threshold(seen, fold))
         if asked and len(folds) > 1:
             asked(i + 1, float(sums[0, 0] / sums[0, 1]))
     values = tuple(float(up / down) if down else np.nan for up, down in sums)
     y = np.concatenate([fold.y_judge for fold in folds])
     choice = choose_threshold(np.concatenate(calibrated), y, method="f1", n_bootstrap=1)
-    return Score(values, round(float(np.mean(trees))), choice.threshold)
+    fixed = None if signals is None else np.concatenate(signals)
+    added = tuple((float(up), float(down)) for up, down in sums)
+    return Score(values, round(float(np.mean(trees))), choice.threshold, added, fixed)

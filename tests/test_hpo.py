@@ -16,14 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gem_detector import hpo, studies
+from gem_detector import studies, trial_search
 from gem_detector.core import InputError
 from gem_detector.gem_classifier import GemClassifier
 from gem_detector.hpo import HyperparameterOptimizer, MultiObjectiveOptimizer, knee_of
 from gem_detector.intervals import Rows
+from gem_detector.ledger import ResearchLedger
 from gem_detector.lgbm import LightGBMPipeline
 from gem_detector.search_space import SearchSpace
 from gem_detector.trial_scores import Measure, judged_rows, made_folds, score_params
+from gem_detector.trial_selection import trial_performance
 
 QUICK = SearchSpace(learning_rate=(0.05, 0.3), dart_trees=(20, 40))
 ASK: dict[str, Any] = {"horizon": Rows(10), "num_boost_round": 60, "early_stopping_rounds": 15}
@@ -127,7 +129,7 @@ def test_a_seed_gives_a_table_and_another_seed_another(tmp_path: Path) -> None:
 def test_a_failing_trial_is_a_failure_with_its_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = hpo.score_params
+    honest = trial_search.score_params
     calls = []
 
     def sometimes(*args: Any) -> Any:
@@ -136,7 +138,7 @@ def test_a_failing_trial_is_a_failure_with_its_message(
             raise ValueError("the rows are crooked")
         return honest(*args)
 
-    monkeypatch.setattr(hpo, "score_params", sometimes)
+    monkeypatch.setattr(trial_search, "score_params", sometimes)
     one = search(tmp_path, 8)
     one.optimize_lightgbm(*split(), "f1", **ASK)
     table = one.get_study_summary()
@@ -149,7 +151,7 @@ def test_many_failures_end_the_search(tmp_path: Path, monkeypatch: pytest.Monkey
     def never(*args: Any) -> Any:
         raise ValueError("nothing trains")
 
-    monkeypatch.setattr(hpo, "score_params", never)
+    monkeypatch.setattr(trial_search, "score_params", never)
     with pytest.raises(InputError, match=r"10 of 10 trials failed.*nothing trains"):
         search(tmp_path, 50).optimize_lightgbm(*split(), "f1", **ASK)
 
@@ -160,20 +162,20 @@ def test_an_error_of_ours_is_no_failed_trial(
     def broken(*args: Any) -> Any:
         raise KeyError("a mistake in the program")
 
-    monkeypatch.setattr(hpo, "score_params", broken)
+    monkeypatch.setattr(trial_search, "score_params", broken)
     with pytest.raises(KeyError, match="a mistake"):
         search(tmp_path).optimize_lightgbm(*split(), "f1", **ASK)
     assert not len(search(tmp_path).get_study_summary())
 
 
 def test_a_score_that_is_nan_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = hpo.score_params
+    honest = trial_search.score_params
 
     def empty(*args: Any) -> Any:
         score = honest(*args)
         return type(score)((float("nan"),), score.trees, score.decision_threshold)
 
-    monkeypatch.setattr(hpo, "score_params", empty)
+    monkeypatch.setattr(trial_search, "score_params", empty)
     with pytest.raises(InputError, match="the score is"):
         search(tmp_path, 3).optimize_lightgbm(*split(), "f1", **ASK)
 
@@ -312,3 +314,107 @@ def test_the_front_is_not_beaten_and_its_params_train(tmp_path: Path) -> None:
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8))
 def test_the_knee_is_one_of_the_points(points: list[tuple[float, float]]) -> None:
     assert 0 <= knee_of(np.array(points)) < len(points)
+
+
+# --- what choosing costs
+
+
+def paid_search(folder: Path, n_trials: int, page: Any = None, **options: Any) -> Any:
+    "A search that knows what trades earn."
+    X, y = rows(900)
+    one = search(folder, n_trials, ledger=page, **options)
+    net = np.where(y == 1, 10.0, -5.0)
+    one.optimize_lightgbm(X, y, metric="f1", n_splits=3, net_bps=net, **ASK)
+    return one, net
+
+
+def test_pruned_trials_are_counted_and_judged_on_the_same_bars(tmp_path: Path) -> None:
+    page = ResearchLedger(tmp_path / "ledger").page("rows")
+    one, net = paid_search(tmp_path / "s", 14, page)
+    table = one.get_study_summary()
+    assert (table.state == "pruned").any()
+    earned = trial_performance(one._search, one._opened())
+    assert list(earned.columns) == list(table.trial[table.state != "fail"])
+    assert earned.index.size == trial_search.N_BARS and np.isfinite(earned.to_numpy()).all()
+    report = one.overfitting_report(n_outer=0)
+    assert report.n_configurations == report.n_trials == len(earned.columns) == page.n_trials()
+    # a complete trial's bars are those of its signals, whose threshold the judge had no part in
+    done = int(table.trial[table.state == "complete"].iloc[0])
+    params = one._opened().trials[done].user_attrs["params"]
+    folds = made_folds(one._search.rows)
+    score = score_params(params, folds, [Measure("f1")], 60, 15, with_signals=True)
+    assert score.is_signal is not None
+    assert np.isclose(earned[done].sum(), net[score.is_signal].sum())
+    for fold in folds:
+        fold.y_judge[:] = 1 - fold.y_judge
+    other = score_params(params, folds, [Measure("f1")], 60, 15, with_signals=True)
+    assert np.array_equal(other.is_signal, score.is_signal)
+
+
+def test_all_studies_on_the_data_deflate(tmp_path: Path) -> None:
+    page = ResearchLedger(tmp_path / "ledger").page("rows")
+    first, _ = paid_search(tmp_path / "1", 4, page)
+    alone = first.overfitting_report(n_outer=0)
+    again, _ = paid_search(tmp_path / "1", 6, page)  # continued: the same study
+    assert page.n_trials() == 6
+    paid_search(tmp_path / "2", 5, page, seed=1)  # another seed: another study
+    report = again.overfitting_report(n_outer=0)
+    assert (alone.n_trials, report.n_trials, report.counted_by) == (4, 11, "ledger")
+    assert report.ledger_head == page.ledger.head()
+
+
+def test_nested_is_below_best_on_noise(tmp_path: Path) -> None:
+    rng, bias = np.random.default_rng(0), []
+    for seed in range(3):
+        X = pd.DataFrame(rng.normal(size=(500, 4)), columns=list("abcd"))
+        y = (rng.random(500) < 0.4).astype(int)
+        one = search(tmp_path / str(seed), 6, seed=seed)
+        one.optimize_lightgbm(
+            X, y, metric="roc_auc", n_splits=3, horizon=Rows(5), num_boost_round=20
+        )
+        report = one.overfitting_report()
+        assert report.pbo is None and "net_bps" in report.reasons[0]
+        bias.append(report.best_score - report.nested_score)
+    assert np.mean(bias) > 0
+
+
+def test_labels_longer_than_blocks_have_no_pbo(tmp_path: Path) -> None:
+    X, y = rows(900)
+    one = search(tmp_path, 2)
+    long = {"horizon": Rows(60), "num_boost_round": 20}
+    one.optimize_lightgbm(
+        X, y, metric="f1", n_splits=3, net_bps=np.where(y == 1, 1.0, -1.0), **long
+    )
+    report = one.overfitting_report(n_outer=0)
+    assert report.pbo is None and "label horizon" in report.reasons[-1] and report.dsr is not None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"sample_weight": [1.0]}, {"net_bps": [1.0]}, {"episode_id": [1]}]
+)
+def test_columns_beside_the_rows_are_checked(wrong: dict[str, Any]) -> None:
+    X, y = rows(200)
+    with pytest.raises(InputError, match="one number for each"):
+        judged_rows(X, y, horizon=Rows(5), **wrong)
+
+
+def test_another_search_of_this_process_is_left_alone(tmp_path: Path) -> None:
+    study = studies.open_study("s", optuna.storages.InMemoryStorage(), ["maximize"], {})
+
+    def objective(trial: optuna.Trial) -> float:
+        assert studies.close_interrupted(study) == 0  # this very trial is under way
+        return trial.suggest_float("x", 0, 1)
+
+    studies.run_trials(study, objective, 3)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
+
+
+def test_pictures_are_written(tmp_path: Path) -> None:
+    one = search(tmp_path, 6)
+    one.optimize_lightgbm(*split(), "roc_auc", **ASK)
+    for draw, name in (
+        (one.plot_optimization_history, "optimization_history.png"),
+        (one.plot_slices, "slices.png"),
+        (one.plot_param_importances, "param_importances.png"),
+    ):
+        assert draw().axes and (tmp_path / name).read_bytes().startswith(b"\x89PNG")

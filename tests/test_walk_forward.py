@@ -20,15 +20,18 @@ from gem_detector.comparison import episode_scores
 from gem_detector.core import InputError
 from gem_detector.intervals import Rows
 from gem_detector.leakage import random_walk_rows
+from gem_detector.ledger import ResearchLedger
 from gem_detector.score_intervals import (
     auc_with_interval,
     first_signals,
     resampling_blocks,
     scores_with_intervals,
 )
+from gem_detector.signals import signal_scores
 from gem_detector.stability import chosen_features, nogueira_index
 from gem_detector.thresholds import episode_groups
 from gem_detector.time_windows import WindowLengths, time_windows
+from gem_detector.track_record import performance_of_runs
 from gem_detector.walk_forward import WalkForwardOptimizer
 from gem_detector.window_outcomes import WindowStatus
 
@@ -487,3 +490,69 @@ def test_july_over_gaps_and_empty_columns(tmp_path: Path, gem_data: Path) -> Non
         WalkForwardOptimizer(*long, results_dir=tmp_path).run_optimization(
             df, features, t1=t1, **ask
         )
+
+
+# --- what a run is worth
+
+
+def paid(df: pd.DataFrame) -> np.ndarray:
+    "A gem earns 10 bps, anything else loses 5."
+    return np.where(df.is_gem == 1, 10.0, -5.0)
+
+
+def test_mistyped_keywords_are_refused(tmp_path: Path) -> None:
+    df = market(1_500)
+    walk = WalkForwardOptimizer(Rows(800), Rows(300), Rows(300), results_dir=tmp_path)
+    with pytest.raises(TypeError, match="net_bsp"):
+        walk.run_optimization(df, list("abcd"), horizon=1, net_bsp=paid(df))  # type: ignore[call-arg]
+
+
+def test_runs_are_deflated_by_the_ledger(tmp_path: Path) -> None:
+    df, others = market(2_400), {}
+    page = ResearchLedger(tmp_path / "ledger").page("market")
+    cut = (Rows(800), Rows(400), Rows(400))
+    for strength in (0.01, 1.0):
+        walk = WalkForwardOptimizer(
+            *cut, results_dir=tmp_path / "runs", min_train_size=100, ledger=page
+        )
+        model = LogisticRegression(C=strength)
+        about: dict[str, Any] = {"estimator": model, "horizon": Rows(5), "net_bps": paid(df)}
+        walk.run_optimization(df, list("abcd"), **about)
+        others[str(strength)] = walk.predictions_
+    walk.run_optimization(df, list("abcd"), **about)  # the same again is no new trial
+    assert page.n_trials() == 2
+    report = walk.overfitting_report({"0.01": others["0.01"]}, n_bars=96, n_partitions=8)
+    assert (report.n_configurations, report.n_trials, report.counted_by) == (2, 2, "ledger")
+    assert report.pbo is not None and report.dsr is not None and report.dsr <= report.psr
+    stored = json.loads((tmp_path / "runs" / "aggregate_metrics.json").read_text())
+    assert stored["overfitting"]["n_trials"] == 2 and stored["overfitting"]["pbo"] is None
+    # the bars add up to what the run earned
+    pool = walk.predictions_[walk.predictions_.is_pooled == 1]
+    performance = performance_of_runs({"run": walk.predictions_}, 96)
+    assert np.isclose(performance.run.sum(), pool.net_bps[pool.is_signal == 1].sum())
+
+
+def test_the_report_shows_when_the_final_period_was_opened(tmp_path: Path) -> None:
+    df = market(1_500)
+    page = ResearchLedger(tmp_path / "ledger", commit="c0ffee").page("market")
+    for _ in range(2):
+        page.open_final("2026-07-20", "2026-07-27", study="final", at_ns=1_785_000_000 * 10**9)
+    walk = WalkForwardOptimizer(
+        Rows(800), Rows(300), Rows(300), results_dir=tmp_path, min_train_size=100, ledger=page
+    )
+    about: dict[str, Any] = {"estimator": LogisticRegression(), "horizon": 1, "net_bps": paid(df)}
+    walk.run_optimization(df, list("abcd"), **about)
+    first, second = walk.overfitting_report().final_openings
+    assert "c0ffee" in first and "2026-07-25" in first and "NOT" not in first and "NOT" in second
+
+
+@given(st.integers(0, 10**6), st.integers(2, 60))
+def test_both_counts_of_signals_agree(seed: int, n: int) -> None:
+    "Signals counted over rows, and over the rows at which they were sent."
+    rng = np.random.default_rng(seed)
+    ids = np.where(rng.random(n) < 0.5, np.sort(rng.integers(0, 6, n)), -1)
+    is_signal = rng.random(n) < 0.4
+    over = episode_scores(is_signal, ids >= 0, ids)
+    sent = signal_scores(np.flatnonzero(is_signal), ids)
+    for name in ("n_signals", "n_gems", "precision", "recall"):
+        assert np.array_equal(over[name], sent[name], equal_nan=True)
