@@ -47,6 +47,7 @@ from gem_detector.core import (
     StreamState,
     Trade,
 )
+from .feed_choice import is_compiled, new_feed, warm_kernels
 from .frames import Arrival, FrameReader, FrameWriter, merge_frames
 from .markets import instrument, unified_symbol
 from .store import safe_name
@@ -555,6 +556,7 @@ class OrderBookStream(FeedView, Registers):
         rest_url: str | None = None,  # REST address, None = the venue's
         record_to: str | os.PathLike[str] | None = None,  # folder for a recording of all arrivals
         arrivals: Arrivals | None = None,  # stamps and order, None = the wall clock
+        book: str = "compiled",  # or "plain": the same events, without kernels
     ) -> None:
         if not 1 <= depth <= MAX_DEPTH or trade_buffer_size < 1:
             raise InputError(
@@ -569,6 +571,7 @@ class OrderBookStream(FeedView, Registers):
         self._record_to, self._arrivals = record_to, arrivals
         self._feed = self._new_feed()
         protocol = self._feed.protocol
+        self.is_compiled = is_compiled(book, protocol)
         self._urls = (url or protocol.url, rest_url or protocol.rest_url)
         self._listeners = Listeners()
         self._listeners.register(Trade, self.trades.append)
@@ -583,8 +586,10 @@ class OrderBookStream(FeedView, Registers):
         "Connect and return once the book is synced; it goes on in the background."
         if self.is_running:
             raise FeedError(f"{self!r} is running already")
-        self._feed = self._new_feed()
         arrivals = self._arrivals or WallArrivals()
+        if self.is_compiled and isinstance(arrivals, WallArrivals):
+            await asyncio.to_thread(warm_kernels)  # seconds: not while frames wait
+        self._feed = self._new_feed(self.is_compiled)
         arrivals.hold_for(lambda: sum(map(len, self._listeners.queues)))
         self._session = session = Session(
             self._feed, self.depth, self._urls, arrivals, self._listeners, self._taps, self._delays
@@ -638,7 +643,7 @@ class OrderBookStream(FeedView, Registers):
         "The events that a recording causes, through the same code as live."
         if self.is_running:
             raise FeedError(f"{self!r} is running: replay needs a stream of its own")
-        self._session, self._feed = None, self._new_feed()
+        self._session, self._feed = None, self._new_feed(self.is_compiled)
         return replayed(self._feed, source, tolerant)
 
     @property
@@ -662,9 +667,9 @@ class OrderBookStream(FeedView, Registers):
     def _protocol(self) -> VenueProtocol:
         raise InputError(f"{type(self).__name__} stands for no venue: use make_stream")
 
-    def _new_feed(self) -> Feed:
+    def _new_feed(self, is_compiled: bool = False) -> Feed:
         self._is_stopped = False
-        return Feed(self._protocol(), [self.instrument], self.depth)
+        return new_feed(self._protocol(), [self.instrument], self.depth, is_compiled)
 
     async def _supervise(self, session: Session) -> None:
         "Own everything that runs, from the first task to the last."
