@@ -12,7 +12,6 @@ from collections.abc import Callable
 import numpy as np
 
 from .book_sync import Action, BookSync
-from .clock import ClockSync, LatencyByHop
 from .core import Event, NS_PER_S, OrderBookSnapshot, Trade
 from .frames import Arrival
 from .sync import Feed
@@ -71,8 +70,7 @@ class RotatingFeed:
     def _fresh(self) -> Feed:
         feed = self._new_feed()
         if isinstance(feed.protocol, ClockInFeed):
-            feed.clock = ClockSync(resolution_ns=feed.protocol.clock_step_ns)
-            feed.latency = LatencyByHop(feed.clock)
+            feed.clock.resolution_ns = feed.protocol.clock_step_ns
         return feed
 
     def handle(
@@ -152,7 +150,7 @@ class RotatingFeed:
         old.counts["rotations"] += 1
         old.rejected.update(new.rejected)
         new.counts, new.rejected = old.counts, old.rejected
-        new.clock, new.latency = old.clock, old.latency
+        new._clock, new._latency = old.clock, old.latency
         for name, sync in new.syncs.items():
             before = old.syncs[name]
             if before.state is not sync.state:

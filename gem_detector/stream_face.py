@@ -78,6 +78,7 @@ class StreamFace(Registers, ABC):
         "Connect and return once the book is synced; it goes on in the background."
         if self.is_running:
             raise FeedError(f"{self!r} is running already")
+        await self._prepare()
         self._settled = asyncio.Event()
         self._has_stood, self._is_stopped = False, False
         life = self._life = self._begin()
@@ -142,6 +143,9 @@ class StreamFace(Registers, ABC):
     def state(self) -> StreamState:
         "What is known about the book right now."
         return StreamState.CLOSED if self._is_stopped else StreamState.CONNECTING
+
+    async def _prepare(self) -> None:
+        "What takes long and must not hold the loop, before anything runs."
 
     @abstractmethod
     def _begin(self) -> Life:

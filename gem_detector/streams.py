@@ -8,6 +8,7 @@ __all__ = ['STREAMS', 'Native', 'secrets', 'listed', 'recording_header', 'record
            'OKXOrderBookStream', 'HTXOrderBookStream', 'make_stream', 'make_streams']
 
 # %% ../nbs/20_streams.ipynb #da550495
+import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from gem_detector.core import (
     StreamState,
     Trade,
 )
+from .feed_choice import is_compiled, new_feed, warm_kernels
 from .feed_view import FeedView
 from .frames import Arrival, FrameWriter
 from .handover import RotatingFeed
@@ -35,7 +37,6 @@ from .markets import instrument, unified_symbol
 from .sources import Source, replayed
 from .store import safe_name
 from .stream_face import Life, StreamFace
-from .sync import Feed
 from .venues.binance import BinanceProtocol
 from .venues.bybit import BybitProtocol
 from .venues.coinbase import CoinbaseProtocol
@@ -113,21 +114,24 @@ class LiveFeed(Life):
     ) -> None:
         super().__init__()
         self.streams, self.settings = streams, settings
-        self.feed = self.new_feed()
+        self.feed = self.new_feed(is_fast=False)
         self.session: Session | None = None
 
-    def new_feed(self) -> RotatingFeed:
+    def new_feed(
+        self,
+        is_fast: bool,  # on kernels
+    ) -> RotatingFeed:
         "A feed that has heard nothing."
         first, depth = self.streams[0], self.settings.depth
         instruments = [stream.instrument for stream in self.streams]
-        return RotatingFeed(lambda: Feed(first._protocol(), instruments, depth))
+        return RotatingFeed(lambda: new_feed(first._protocol(), instruments, depth, is_fast))
 
     def start(self, stream: "OrderBookStream") -> None:
         "A stream is started: begin a run, or take part in the one there is."
         if not self.is_running:
             arrivals = stream._arrivals or WallArrivals()
             arrivals.hold_for(self._backlog)
-            self.feed = self.new_feed()
+            self.feed = self.new_feed(stream.is_compiled)
             self.session = Session(self.feed, self.settings, arrivals, self)
             self.begin(self._run(self.session))
         self.join(stream)
@@ -198,6 +202,7 @@ class OrderBookStream(FeedView, StreamFace):
         rest_url: str | None = None,  # REST address, None = the venue's
         record_to: str | os.PathLike[str] | None = None,  # folder for a recording of all arrivals
         arrivals: Arrivals | None = None,  # stamps and order, None = the wall clock
+        book: str = "compiled",  # or "plain": the same events, without kernels
     ) -> None:
         super().__init__()
         if not 1 <= depth <= MAX_DEPTH or trade_buffer_size < 1 or rotate_after <= 0:
@@ -213,6 +218,7 @@ class OrderBookStream(FeedView, StreamFace):
         self._secrets = secrets(self.exchange, KEY=api_key, SECRET=api_secret)
         self._record_to, self._arrivals = record_to, arrivals
         protocol = self._protocol()
+        self.is_compiled = is_compiled(book, protocol)
         self._sync_name = protocol.answered_as(self.instrument.venue_symbol)
         urls = (url or protocol.url, rest_url or protocol.rest_url)
         delays = (reconnect_delay, max_reconnect_delay)
@@ -228,7 +234,8 @@ class OrderBookStream(FeedView, StreamFace):
         if self.is_running:
             raise FeedError(f"{self!r} is running: replay needs a stream of its own")
         self._is_stopped = False
-        self._feed = RotatingFeed(lambda: Feed(self._protocol(), [self.instrument], self.depth))
+        what = [self.instrument], self.depth, self.is_compiled
+        self._feed = RotatingFeed(lambda: new_feed(self._protocol(), *what))
         return replayed(self._feed, source, tolerant)
 
     def get_stats(self) -> dict[str, Any]:
@@ -251,6 +258,10 @@ class OrderBookStream(FeedView, StreamFace):
 
     def _protocol(self) -> VenueProtocol:
         raise InputError(f"{type(self).__name__} stands for no venue: use make_stream")
+
+    async def _prepare(self) -> None:
+        if self.is_compiled and isinstance(self._arrivals or WallArrivals(), WallArrivals):
+            await asyncio.to_thread(warm_kernels)  # seconds: not while frames wait
 
     def _begin(self) -> Life:
         self.live.start(self)
