@@ -79,12 +79,13 @@ def host_attempts(
     url: str,  # of the venue, WebSocket or REST
     first_s: float = 1.0,  # ceiling of the first delay, seconds
     last_s: float = 60.0,  # ceiling that is never exceeded, seconds
+    rng: random.Random | None = None,  # source of the jitter of a new one
 ) -> HostAttempts:  # the same one for the same host and ceilings, as long as somebody holds it
     "The failures of the host that an address names."
     key = (urlsplit(url).netloc, first_s, last_s)
     found = _HOSTS.get(key)
     if found is None:
-        found = _HOSTS[key] = HostAttempts(first_s, last_s)
+        found = _HOSTS[key] = HostAttempts(first_s, last_s, rng)
     return found
 
 # %% ../nbs/19_connection.ipynb #78bf0d6e

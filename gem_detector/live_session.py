@@ -27,7 +27,7 @@ from .handover import RotatingFeed, named
 from .rest import RestClient
 from .sync import Probe
 from .venues.htx import unzipped
-from .wire import ClockInFeed, Socket
+from .wire import ClockInFeed, RestCall, Socket
 
 # %% ../nbs/20_live_session.ipynb #83a1b495
 def unpacking(
@@ -244,9 +244,20 @@ class Requests(Sockets):
             self._say(generation, action.socket, [action.frame])
         elif isinstance(action, Reconnect) and action.reason == SHUTDOWN:
             self.rotate()
-        else:
+        elif isinstance(action, Reconnect):
             for connection in self._connections(generation):
-                connection.reconnect(action.reason)
+                if action.socket in ("", connection.name):
+                    connection.reconnect(action.reason)
+        else:
+            self._ask(generation, action)
+
+    def _ask(self, generation: int, action: Any) -> None:
+        "Make a REST call that an action brings along, not before its time."
+        call: RestCall = action.call
+        name = named(f"{call.kind}:{action.venue_symbol}", generation)
+        wait_ns = max(action.not_before_ns - self.arrivals.now_ns(), 0)
+        take = lambda ts, body: self.receive(Arrival(ts, "rest", body, name))  # noqa: E731
+        self._after(wait_ns, lambda ts_ns, _: self.rest.get(call, take))
 
     def _fetch(self, generation: int, venue_symbol: str, ts_ns: int, _: None) -> None:
         call = self.protocol.snapshot_call(venue_symbol, self.settings.depth)

@@ -7,7 +7,7 @@ __all__ = ['PathLike', 'Source', 'refuse_garbage', 'arrivals_in', 'Handles', 're
 
 # %% ../nbs/19_sources.ipynb #30d01ba6
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -71,11 +71,14 @@ def replayed(
     feed: Handles,  # fresh
     source: Source,  # as for arrivals_in
     tolerant: bool = False,  # True: a cut-off end of a file is its end, as after a crash
+    tap: Callable[[Arrival], None] | None = None,  # sees every arrival before it is handled
 ) -> Iterator[Event]:
     "Every event that a source causes in a feed, oldest first."
     arrivals, captures = arrivals_in(source, tolerant)
     n_rejected = 0
     for arrival in arrivals:
+        if tap is not None:
+            tap(arrival)
         yield from feed.handle(arrival)
         feed.actions.clear()
         if captures and feed.n_rejected > n_rejected:

@@ -229,6 +229,7 @@ class OrderBookStream(FeedView, StreamFace):
         self,
         source: Source,  # a recording's path, or arrivals, or (stamp in ns, bytes)
         tolerant: bool = False,  # True: a cut-off end of a file is its end, as after a crash
+        tap: Callable[[Arrival], None] | None = None,  # sees every arrival before it is handled
     ) -> Iterator[Event]:  # from an empty book on; no callbacks are called
         "The events that a recording causes, through the same code as live."
         if self.is_running:
@@ -236,7 +237,7 @@ class OrderBookStream(FeedView, StreamFace):
         self._is_stopped = False
         what = [self.instrument], self.depth, self.is_compiled
         self._feed = RotatingFeed(lambda: new_feed(self._protocol(), *what))
-        return replayed(self._feed, source, tolerant)
+        return replayed(self._feed, source, tolerant, tap)
 
     def get_stats(self) -> dict[str, Any]:
         "Everything that is counted, and how fast it came."
@@ -260,8 +261,12 @@ class OrderBookStream(FeedView, StreamFace):
         raise InputError(f"{type(self).__name__} stands for no venue: use make_stream")
 
     async def _prepare(self) -> None:
-        if self.is_compiled and isinstance(self._arrivals or WallArrivals(), WallArrivals):
+        if not self.is_compiled:
+            return
+        if isinstance(self._arrivals or WallArrivals(), WallArrivals):
             await asyncio.to_thread(warm_kernels)  # seconds: not while frames wait
+        else:
+            warm_kernels()  # simulated time waits, and starts in the turn in which it was asked to
 
     def _begin(self) -> Life:
         self.live.start(self)
