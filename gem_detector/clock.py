@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HOPS', 'probe_bounds', 'OffsetRange', 'offset_range', 'still_useful', 'ClockSync', 'LatencySketch', 'RecentMinimum',
-           'hop_summary', 'LatencyByHop']
+           'hop_summary', 'LatencyByHop', 'rank_interval', 'wire_with_errors']
 
 # %% ../nbs/05_clock.ipynb #6b054b3b
 import math
@@ -471,3 +471,31 @@ class LatencyByHop:
         if self._sketches["wire"].count == 0:
             found["wire"] = hop_summary(self._raw_wire, False, 0)
         return found
+
+# %% ../nbs/05_clock.ipynb #4719bd5f
+def rank_interval(
+    sketch: LatencySketch,
+    p: float,  # 0 to 100
+) -> tuple[float, float]:  # in the sketch's unit, nan when nothing was counted
+    "Where the true percentile lies in 95 of 100 cases."
+    if sketch.count == 0:
+        return math.nan, math.nan
+    half = 196.0 * math.sqrt(p / 100 * (1 - p / 100) / sketch.count)
+    return sketch.percentile(max(p - half, 0.0)), sketch.percentile(min(p + half, 100.0))
+
+# %% ../nbs/05_clock.ipynb #916679d2
+def wire_with_errors(
+    latency: LatencyByHop,
+) -> dict[str, float | str]:  # kind, count, p50_ms, p50_low_ms, p50_high_ms, …, clock_error_ms
+    "Latency on the wire, each percentile with its interval, and the clock's error beside them."
+    facts = latency.summary()["wire"]
+    is_probed = latency._sketches["wire"].count > 0
+    sketch = latency._sketches["wire"] if is_probed else latency._raw_wire
+    base = sketch.minimum if facts["kind"] == "above minimum" else 0.0
+    found: dict[str, float | str] = {"kind": facts["kind"], "count": facts["count"]}
+    for p in (50, 95, 99):
+        low, high = rank_interval(sketch, p)
+        found |= {f"p{p}_ms": facts[f"p{p}_ms"]}
+        found |= {f"p{p}_low_ms": low - base, f"p{p}_high_ms": high - base}
+    found["clock_error_ms"] = latency.sync.error_ms if facts["kind"] == "corrected" else math.nan
+    return found
