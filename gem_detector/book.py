@@ -25,7 +25,7 @@ def _pairs(levels: Levels) -> Iterable[tuple[float, float]]:
 class BookSide:
     "One side of a book: quantity by price, and the prices in order with the best last."
 
-    __slots__ = ("keys", "orphan_deletes", "sign", "sizes", "trusted_key")
+    __slots__ = ("_orphans", "keys", "sign", "sizes", "trusted_key")
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class BookSide:
         self.sizes: dict[float, float] = {}  # price -> quantity, never 0
         self.keys: list[float] = []  # sign·price, ascending
         self.trusted_key = -np.inf  # rows with a key from here up are proven
-        self.orphan_deletes = 0  # deletes of prices that were not there
+        self._orphans = 0
 
     def load(
         self,
@@ -60,7 +60,7 @@ class BookSide:
             elif sizes.pop(price, None) is not None:
                 del keys[bisect_left(keys, sign * price)]
             else:
-                self.orphan_deletes += 1
+                self._orphans += 1
 
     def truncate(
         self,
@@ -93,6 +93,11 @@ class BookSide:
     ) -> int:
         "Rows from the best that lie within the trusted bound."
         return min(len(self.keys) - bisect_left(self.keys, self.trusted_key), depth)
+
+    @property
+    def orphan_deletes(self) -> int:
+        "Deletes so far of prices that were not there."
+        return self._orphans
 
     def __len__(self) -> int:
         return len(self.keys)

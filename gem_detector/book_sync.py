@@ -324,6 +324,12 @@ class BookSync(BookLife):
             self._kept.append(message)
             self.ask(ts_ns)
 
+    def applied(self, message: BookMessage, ts_ns: int) -> None:
+        "Note the message that the book has reached; where a kernel applied it, all that is left."
+        self.book_id, self._last = message.last_id, (message, ts_ns)
+        self._newest_ns = message.ts_event_ns
+        self.counts["applied"] += 1
+
     def _stands(self, message: BookMessage, ts_ns: int) -> None:
         "The book has changed by the venue's rule: check it and hand it out."
         ours, theirs = checked_sums(self.continuity, self.instrument, self.book, message)
@@ -331,9 +337,7 @@ class BookSync(BookLife):
             self.gap("checksum", ts_ns, ours, theirs)
             return
         self.set_state(self.standing, ts_ns)
-        self.book_id, self._last = message.last_id, (message, ts_ns)
-        self._newest_ns = message.ts_event_ns
-        self.counts["applied"] += 1
+        self.applied(message, ts_ns)
         if self.book.is_crossed:
             self.gap("crossed", ts_ns)
         elif self.wants_books:

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['HOPS', 'probe_bounds', 'OffsetRange', 'offset_range', 'still_useful', 'ClockSync', 'LatencySketch', 'RecentMinimum',
-           'hop_summary', 'LatencyByHop']
+           'hop_summary', 'LatencyByHop', 'rank_interval', 'wire_with_errors']
 
 # %% ../nbs/05_clock.ipynb #6b054b3b
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -152,13 +154,25 @@ class ClockSync:
         ts_recv_ns: int,  # local time it came
     ) -> None:
         "Take the one-sided bound of a message: it was not received before it was sent."
-        bound = ts_send_ns - ts_recv_ns
-        let_down = self._bound - self.max_drift * max(ts_recv_ns - self._bound_at, 0)
-        if bound >= let_down:
-            self._bound, self._bound_at = bound, ts_recv_ns
-        if self._probes and bound > self._range.at(ts_recv_ns)[1]:
-            self.conflict_count += 1
-        self._now = max(self._now, ts_recv_ns)
+        self.add_one_ways([(0, ts_send_ns, ts_recv_ns)])
+
+    def add_one_ways(
+        self,
+        stamps: Sequence[
+            tuple[int, int, int]
+        ],  # engine, send and receive time; send 0: passed over
+    ) -> None:
+        "The bounds of many messages, as if each had been added."
+        drift, bound, bound_at = self.max_drift, self._bound, self._bound_at
+        for _, ts_send_ns, ts_recv_ns in stamps:
+            if ts_send_ns:
+                new = ts_send_ns - ts_recv_ns
+                if new >= bound - drift * max(ts_recv_ns - bound_at, 0):
+                    bound, bound_at = new, ts_recv_ns
+                if self._probes and new > self._range.at(ts_recv_ns)[1]:
+                    self.conflict_count += 1
+                self._now = max(self._now, ts_recv_ns)
+        self._bound, self._bound_at = bound, bound_at
 
     def offset_at(
         self,
@@ -175,14 +189,20 @@ class ClockSync:
         ts_venue_ns: int,  # a stamp of the venue
     ) -> int:  # local time of the same moment, ns
         "Turn venue time into local time."
+        return int(self.corrected(np.array([ts_venue_ns]))[0])
+
+    def corrected(
+        self,
+        ts_venue_ns: np.ndarray,  # (n,) int64 stamps of the venue
+    ) -> np.ndarray:  # (n,) int64 local times of the same moments, ns
+        "Turn venue times into local times."
         if not self._probes:
             raise FeedError("the clock offset is not known before a probe: ask is_known first")
         known = self._range
         drift = (known.drift_low + known.drift_high) / 2
         since = ts_venue_ns - (known.low_ns + known.high_ns) // 2 - known.at_ns
-        return known.at_ns + round(
-            since / (1 + drift)
-        )  # venue clocks run (1 + drift) times as fast
+        # venue clocks run (1 + drift) times as fast
+        return known.at_ns + np.rint(since / (1 + drift)).astype(np.int64)
 
     @property
     def offset_ms(self) -> float:
@@ -242,6 +262,26 @@ class LatencySketch:
                 self._settle(min(self._head))
         else:
             self._counts[self._bucket(value)] += 1
+
+    def add_many(
+        self,
+        values: np.ndarray,  # (n,) finite numbers
+    ) -> None:
+        "Count many values, as if each had been added."
+        if not np.isfinite(values).all():
+            raise InputError(f"latencies must be finite numbers, got {values}")
+        n_head = _HEAD - len(self._head) if math.isnan(self.origin) else 0
+        for value in values[:n_head].tolist():
+            self.add(value)
+        rest = values[n_head:]
+        if len(rest):
+            self._count_range(float(rest.min()), float(rest.max()), len(rest))
+            apart = rest - self.origin
+            steps = np.log(np.maximum(np.abs(apart), _SMALLEST) / _SMALLEST) / self._log_base
+            buckets = np.where(np.abs(apart) <= _SMALLEST, 0, 1 + np.ceil(steps)) * np.sign(apart)
+            found, counts = np.unique(buckets.astype(np.int64), return_counts=True)
+            for bucket, count in zip(found.tolist(), counts.tolist()):
+                self._counts[bucket] += count
 
     def _count_range(self, low: float, high: float, count: int) -> None:
         self.minimum = low if not self.minimum <= low else self.minimum  # nan compares False
@@ -304,6 +344,9 @@ class LatencySketch:
             self._counts[bucket if same else self._bucket(other._value(bucket))] += count
 
 # %% ../nbs/05_clock.ipynb #4ebb0932
+_LAST_NS = 2**63 - 1  # above every time
+
+# %% ../nbs/05_clock.ipynb #fe112b27
 class RecentMinimum:
     "The least of the values of the last 30 to 60 s, in constant memory."
 
@@ -329,6 +372,22 @@ class RecentMinimum:
             self._block, self._current = block, math.inf
         self._current = min(self._current, value)
         return min(self._current, self._before)
+
+    def update_many(
+        self,
+        now_ns: np.ndarray,  # (n,) int64 local times
+        values: np.ndarray,  # (n,) int64, any unit
+    ) -> np.ndarray:  # (n,) int64: the minimum with each value in it
+        "Take many values, as if each had been taken."
+        minima = np.empty_like(values)
+        ends = np.flatnonzero(np.diff(now_ns // self._block_ns)) + 1
+        for start, end in pairwise([0, *ends.tolist(), len(values)]):
+            self.update(int(now_ns[start]), int(values[start]))
+            current = np.minimum.accumulate(values[start:end])
+            current = np.minimum(current, int(self._current))
+            minima[start:end] = np.minimum(current, min(self._before, _LAST_NS))
+            self._current = int(current[-1])
+        return minima
 
 # %% ../nbs/05_clock.ipynb #ff35d60d
 HOPS = ("venue", "wire", "queue", "processing")  # the way of a message, in order
@@ -382,6 +441,26 @@ class LatencyByHop:
         if ts_start_ns and ts_done_ns:
             self._add("processing", ts_done_ns - ts_start_ns)
 
+    def add_many(
+        self,
+        stamps: Sequence[tuple[int, int, int]],  # engine, send (0 = not given) and receive time
+    ) -> None:
+        "Count many messages, as if each had been added; a tenth of the time."
+        if not stamps:
+            return
+        engine, send, recv = np.array(stamps, np.int64).T
+        self._add_each("venue", (send - engine)[(send > 0) & (engine > 0)])
+        send, recv = send[send > 0], recv[send > 0]
+        if self.sync.is_known:
+            self._add_each("wire", recv - self.sync.corrected(send))
+        elif len(send):
+            floor = self._floor.update_many(recv, recv - send)
+            self._raw_wire.add_many((recv - send - floor) / NS_PER_MS)
+
+    def _add_each(self, hop: str, latency_ns: np.ndarray) -> None:
+        self._negative[hop] += int(np.sum(latency_ns < 0))
+        self._sketches[hop].add_many(latency_ns / NS_PER_MS)
+
     def _add(self, hop: str, latency_ns: int) -> None:
         self._negative[hop] += latency_ns < 0
         self._sketches[hop].add(latency_ns / NS_PER_MS)
@@ -392,3 +471,31 @@ class LatencyByHop:
         if self._sketches["wire"].count == 0:
             found["wire"] = hop_summary(self._raw_wire, False, 0)
         return found
+
+# %% ../nbs/05_clock.ipynb #4719bd5f
+def rank_interval(
+    sketch: LatencySketch,
+    p: float,  # 0 to 100
+) -> tuple[float, float]:  # in the sketch's unit, nan when nothing was counted
+    "Where the true percentile lies in 95 of 100 cases."
+    if sketch.count == 0:
+        return math.nan, math.nan
+    half = 196.0 * math.sqrt(p / 100 * (1 - p / 100) / sketch.count)
+    return sketch.percentile(max(p - half, 0.0)), sketch.percentile(min(p + half, 100.0))
+
+# %% ../nbs/05_clock.ipynb #916679d2
+def wire_with_errors(
+    latency: LatencyByHop,
+) -> dict[str, float | str]:  # kind, count, p50_ms, p50_low_ms, p50_high_ms, …, clock_error_ms
+    "Latency on the wire, each percentile with its interval, and the clock's error beside them."
+    facts = latency.summary()["wire"]
+    is_probed = latency._sketches["wire"].count > 0
+    sketch = latency._sketches["wire"] if is_probed else latency._raw_wire
+    base = sketch.minimum if facts["kind"] == "above minimum" else 0.0
+    found: dict[str, float | str] = {"kind": facts["kind"], "count": facts["count"]}
+    for p in (50, 95, 99):
+        low, high = rank_interval(sketch, p)
+        found |= {f"p{p}_ms": facts[f"p{p}_ms"]}
+        found |= {f"p{p}_low_ms": low - base, f"p{p}_high_ms": high - base}
+    found["clock_error_ms"] = latency.sync.error_ms if facts["kind"] == "corrected" else math.nan
+    return found

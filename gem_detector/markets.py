@@ -70,11 +70,19 @@ def _near(wanted: str, known: Iterable[str]) -> str:
     return f"; near: {', '.join(near)}" if near else ""
 
 # %% ../nbs/02_markets.ipynb #0a9878a3
+_OTHER_API = {  # ccxt's names of what a venue serves elsewhere
+    ("kraken", "linear"): "krakenfutures",
+    ("coinbase", "linear"): "coinbaseinternational",
+}
+
+
 def _check_venue(exchange: str, market_type: str) -> None:
     "Refuse a market type that a native venue does not have here."
     if exchange in MARKET_TYPES and market_type not in MARKET_TYPES[exchange]:
         types = " and ".join(MARKET_TYPES[exchange])
-        raise InputError(f"{exchange} has no {market_type} markets here, only {types}")
+        api = _OTHER_API.get((exchange, market_type))
+        todo = f": that is another API, take venue {api!r}, through ccxt" if api else ""
+        raise InputError(f"{exchange} has no {market_type} markets here, only {types}{todo}")
 
 # %% ../nbs/02_markets.ipynb #3523d2d2
 def venue_symbol(

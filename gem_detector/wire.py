@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Price', 'Quantity', 'Millis', 'Levels', 'DELTA', 'SNAPSHOT', 'IMAGE', 'Message', 'decoded', 'epoch_ns', 'BookMessage',
            'TradeMessage', 'FrameNumber', 'Notice', 'Continuity', 'Socket', 'RestCall', 'VenueProtocol',
-           'SnapshotInFeed']
+           'SnapshotInFeed', 'ClockInFeed']
 
 # %% ../nbs/08_wire.ipynb #f65067cf
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -157,6 +157,7 @@ class RestCall(msgspec.Struct, frozen=True):
     venue_symbol: str = ""
     weight: int = 1  # of the venue's request budget
     step_ns: int = NS_PER_MS  # what a clock's reply is rounded down to
+    per_minute: int = 300  # weight we spend on the host: half of what the strictest allows (10/s)
 
 # %% ../nbs/08_wire.ipynb #65553cd5
 class VenueProtocol(Protocol):
@@ -207,3 +208,16 @@ class SnapshotInFeed:
         raise MalformedMessage(
             f"{self.exchange} books come in the feed, not by REST: {venue_symbol}"
         )
+
+# %% ../nbs/08_wire.ipynb #a7cf54f4
+@runtime_checkable
+class ClockInFeed(Protocol):
+    "What is known of a venue that tells its time on the socket."
+
+    clock_step_ns: int  # what its time is rounded down to
+
+    def clock_ping(self, number: int) -> bytes:
+        "A frame that asks for the time."
+
+    def parse_pong(self, payload: bytes) -> tuple[int, int] | None:
+        "The number and the venue's time in ns UTC of an answer; None for any other frame."

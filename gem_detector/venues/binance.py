@@ -41,6 +41,7 @@ class Market(msgspec.Struct, frozen=True):
     api: str  # path in front of REST methods
     trade_paths: dict[str, str]  # path in front of "/stream" by trade channel
     snapshot_weights: dict[int, int]  # request weight by rows a side, cheapest first
+    per_minute: int  # request weight that we spend: half of what the venue allows
     continuity: Continuity
 
 # %% ../../nbs/10_binance.ipynb #0620a1cb
@@ -51,6 +52,7 @@ MARKETS = {
         api="/api/v3",
         trade_paths={"trade": "", "aggTrade": ""},
         snapshot_weights={100: 5, 500: 25, 1000: 50, 5000: 250},
+        per_minute=3000,
         continuity=Continuity("range", "rest"),
     ),
     "linear": Market(
@@ -59,6 +61,7 @@ MARKETS = {
         api="/fapi/v1",
         trade_paths={"trade": "/public", "aggTrade": "/market"},
         snapshot_weights={50: 2, 100: 5, 500: 10, 1000: 20},
+        per_minute=1200,
         continuity=Continuity("chain", "rest", straddles=True),
     ),
 }
@@ -388,7 +391,8 @@ class BinanceProtocol:
         "The REST snapshot, as large as the constructor asked for and never under `depth`."
         limit, weight = snapshot_limit(self.market_type, max(depth, self.snapshot_rows))
         path = f"{self.market.api}/depth?symbol={quote(venue_symbol)}&limit={limit}"
-        return RestCall("snapshot", path, venue_symbol, weight)
+        per_minute = self.market.per_minute
+        return RestCall("snapshot", path, venue_symbol, weight, per_minute=per_minute)
 
     def parse_snapshot(self, payload: bytes, venue_symbol: str) -> BookMessage:
         "The book in a REST reply; a refusal is told in the venue's words."
@@ -400,7 +404,7 @@ class BinanceProtocol:
 
     def time_call(self) -> RestCall:
         "The venue's clock, in milliseconds, weight 1."
-        return RestCall("time", f"{self.market.api}/time")
+        return RestCall("time", f"{self.market.api}/time", per_minute=self.market.per_minute)
 
     def parse_time(self, payload: bytes) -> int:
         "The venue's time in a REST reply, ns UTC."

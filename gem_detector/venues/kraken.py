@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEPTHS', 'Crc', 'PROVEN_ROWS', 'PING', 'PING_EVERY_S', 'kept_rows', 'time_ns', 'Level', 'BookData', 'BookFrame',
            'book_message', 'decimals_of', 'digits_of', 'book_checksum', 'TradeData', 'TradeFrame', 'trades_of',
-           'Result', 'Frame', 'notice_of', 'request', 'Clock', 'Reply', 'KrakenProtocol']
+           'Result', 'Frame', 'notice_of', 'request', 'Clock', 'Reply', 'Pong', 'KrakenProtocol']
 
 # %% ../../nbs/13_kraken.ipynb #11830805
 import json
@@ -235,13 +235,22 @@ class Reply(msgspec.Struct, gc=False):
     result: Clock | None = None
 
 # %% ../../nbs/13_kraken.ipynb #3ef3cc42
+class Pong(msgspec.Struct, gc=False):
+    "The answer to a numbered ping as it stands on the wire."
+
+    method: Literal["pong"]
+    req_id: Annotated[int, msgspec.Meta(ge=0)]
+    time_in: str  # when the ping came in: `2026-01-01T00:00:00.124500Z`
+
+# %% ../../nbs/13_kraken.ipynb #9040e13f
+_PONGS = msgspec.json.Decoder(Pong, strict=False)
 _FRAMES = msgspec.json.Decoder(Frame, strict=False)
 _BOOKS = msgspec.json.Decoder(BookFrame, strict=False)
 _TRADES = msgspec.json.Decoder(TradeFrame, strict=False)
 _REPLIES = msgspec.json.Decoder(Reply, strict=False)
 _KINDS = {"snapshot": SNAPSHOT, "update": DELTA}
 
-# %% ../../nbs/13_kraken.ipynb #9040e13f
+# %% ../../nbs/13_kraken.ipynb #b0519f19
 class KrakenProtocol(SnapshotInFeed):
     "Kraken spot v2: books that begin in the feed and carry checksums, and trades."
 
@@ -249,13 +258,17 @@ class KrakenProtocol(SnapshotInFeed):
     url = "wss://ws.kraken.com"
     rest_url = "https://api.kraken.com"
     continuity = Continuity("checksum", "in_band", checksum=book_checksum, proven_rows=PROVEN_ROWS)
+    clock_step_ns = 1_000  # of a pong's time
 
     def __init__(
         self,
         market_type: str = "spot",  # only "spot": perpetuals are another venue of the same name
     ):
         if market_type != "spot":
-            raise InputError(f"kraken has only spot markets here: market_type={market_type!r}")
+            todo = "its perpetuals are another API: take venue 'krakenfutures', through ccxt"
+            raise InputError(
+                f"kraken has only spot markets here: market_type={market_type!r}; {todo}"
+            )
         self.market_type = market_type
 
     def sockets(self, venue_symbols: Sequence[str], depth: int) -> list[Socket]:
@@ -300,6 +313,20 @@ class KrakenProtocol(SnapshotInFeed):
         if frame.channel == "trade":
             return trades_of(decoded(_TRADES, payload))
         return [notice_of(frame)]
+
+    def clock_ping(self, number: int) -> bytes:
+        "A frame that asks for the time."
+        return b'{"method":"ping","req_id":%d}' % number
+
+    def parse_pong(self, payload: bytes) -> tuple[int, int] | None:
+        "The number and the venue's time in ns UTC of an answer; None for any other frame."
+        if b'"pong"' not in payload:
+            return None
+        try:
+            pong = _PONGS.decode(payload)
+            return pong.req_id, time_ns(pong.time_in)
+        except (msgspec.MsgspecError, UnicodeDecodeError, MalformedMessage):
+            return None
 
     def time_call(self) -> RestCall:
         "The venue's clock, in whole seconds."
