@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Action', 'FIRST_RETRY_S', 'LAST_RETRY_S', 'REPLY_TIMEOUT_S', 'CALM_S', 'MAX_KEPT', 'FetchSnapshot', 'Resubscribe',
-           'Reconnect', 'Answer', 'Retries', 'base_units', 'scaled', 'checked_sums', 'snapshot_of', 'request',
-           'best_state', 'repeats', 'covered', 'BookLife', 'BookSync']
+           'Reconnect', 'Answer', 'Retries', 'base_units', 'scaled', 'checked_sums', 'snapshot_event', 'snapshot_of',
+           'request', 'best_state', 'repeats', 'covered', 'BookLife', 'BookSync']
 
 # %% ../nbs/16_book_sync.ipynb #e9b5f632
 from collections import Counter, deque
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from math import floor, inf, log10
 
 import msgspec
+import numpy as np
 
 from .book import OrderBook
 from .core import Event, Gap, Instrument, NS_PER_S, OrderBookSnapshot, StreamState
@@ -111,6 +112,49 @@ def checked_sums(
     bids, asks = (side.tolist() for side in book.top(continuity.proven_rows))
     return continuity.checksum(instrument, bids, asks), message.checksum
 
+# %% ../nbs/16_book_sync.ipynb #34c26d64
+_FIELDS = "exchange symbol ts_event_ns ts_recv_ns bids asks sequence state ts_engine_ns ts_send_ns trusted_depth"
+_SETTERS = [OrderBookSnapshot.__dict__[name].__set__ for name in _FIELDS.split()]
+(
+    _set_exchange,
+    _set_symbol,
+    _set_event_ns,
+    _set_recv_ns,
+    _set_bids,
+    _set_asks,
+    _set_sequence,
+    _set_state,
+    _set_engine_ns,
+    _set_send_ns,
+    _set_trusted,
+) = _SETTERS
+
+# %% ../nbs/16_book_sync.ipynb #ff792e99
+def snapshot_event(
+    instrument: Instrument,
+    message: BookMessage,  # the message applied last
+    ts_recv_ns: int,  # when the book became this, ns UTC
+    bids: np.ndarray,  # (n, 2), owned and read-only
+    asks: np.ndarray,  # (m, 2), owned and read-only
+    trusted: int,  # rows that the venue's check proves
+    state: StreamState,  # SYNCED, or UNVERIFIABLE
+) -> OrderBookSnapshot:
+    "A book as an event."
+    event = OrderBookSnapshot.__new__(OrderBookSnapshot)
+    engine_ns, send_ns = message.ts_engine_ns, message.ts_send_ns
+    _set_exchange(event, instrument.exchange)
+    _set_symbol(event, instrument.symbol)
+    _set_event_ns(event, engine_ns or send_ns)
+    _set_recv_ns(event, ts_recv_ns)
+    _set_bids(event, bids)
+    _set_asks(event, asks)
+    _set_sequence(event, message.last_id)
+    _set_state(event, state)
+    _set_engine_ns(event, engine_ns)
+    _set_send_ns(event, send_ns)
+    _set_trusted(event, trusted)
+    return event
+
 # %% ../nbs/16_book_sync.ipynb #9787a0d7
 def snapshot_of(
     instrument: Instrument,
@@ -122,20 +166,8 @@ def snapshot_of(
     state: StreamState,  # SYNCED, or UNVERIFIABLE
 ) -> OrderBookSnapshot:  # an owned copy
     "A book that stands, as an event."
-    bids, asks = book.top(depth)
-    return OrderBookSnapshot(
-        instrument.exchange,
-        instrument.symbol,
-        message.ts_event_ns,
-        ts_recv_ns,
-        bids,
-        asks,
-        message.last_id,
-        state,
-        message.ts_engine_ns,
-        message.ts_send_ns,
-        book.trusted_rows(min(depth, proven)),
-    )
+    trusted = book.trusted_rows(min(depth, proven))
+    return snapshot_event(instrument, message, ts_recv_ns, *book.top(depth), trusted, state)
 
 # %% ../nbs/16_book_sync.ipynb #2014cf26
 def request(
@@ -327,7 +359,7 @@ class BookSync(BookLife):
     def applied(self, message: BookMessage, ts_ns: int) -> None:
         "Note the message that the book has reached; where a kernel applied it, all that is left."
         self.book_id, self._last = message.last_id, (message, ts_ns)
-        self._newest_ns = message.ts_event_ns
+        self._newest_ns = message.ts_engine_ns or message.ts_send_ns
         self.counts["applied"] += 1
 
     def _stands(self, message: BookMessage, ts_ns: int) -> None:

@@ -9,7 +9,6 @@ __all__ = ['HOPS', 'probe_bounds', 'OffsetRange', 'offset_range', 'still_useful'
 # %% ../nbs/05_clock.ipynb #6b054b3b
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -154,25 +153,26 @@ class ClockSync:
         ts_recv_ns: int,  # local time it came
     ) -> None:
         "Take the one-sided bound of a message: it was not received before it was sent."
-        self.add_one_ways([(0, ts_send_ns, ts_recv_ns)])
+        self.add_one_ways(np.array([ts_send_ns]), np.array([ts_recv_ns]))
 
     def add_one_ways(
         self,
-        stamps: Sequence[
-            tuple[int, int, int]
-        ],  # engine, send and receive time; send 0: passed over
+        ts_send_ns: np.ndarray,  # (n,) int64 the venue's send stamps
+        ts_recv_ns: np.ndarray,  # (n,) int64 local times they came
     ) -> None:
         "The bounds of many messages, as if each had been added."
-        drift, bound, bound_at = self.max_drift, self._bound, self._bound_at
-        for _, ts_send_ns, ts_recv_ns in stamps:
-            if ts_send_ns:
-                new = ts_send_ns - ts_recv_ns
-                if new >= bound - drift * max(ts_recv_ns - bound_at, 0):
-                    bound, bound_at = new, ts_recv_ns
-                if self._probes and new > self._range.at(ts_recv_ns)[1]:
-                    self.conflict_count += 1
-                self._now = max(self._now, ts_recv_ns)
-        self._bound, self._bound_at = bound, bound_at
+        bounds = ts_send_ns - ts_recv_ns
+        may_raise = np.ones(len(bounds), bool)
+        if np.all(np.diff(ts_recv_ns, prepend=self._bound_at) >= 0):  # else it never only rises
+            may_raise = bounds >= self._bound - self.max_drift * (ts_recv_ns - self._bound_at)
+        for bound, at_ns in zip(bounds[may_raise].tolist(), ts_recv_ns[may_raise].tolist()):
+            if bound >= self._bound - self.max_drift * max(at_ns - self._bound_at, 0):
+                self._bound, self._bound_at = bound, at_ns
+        if self._probes:
+            age = ts_recv_ns - self._range.at_ns
+            rate = np.where(age >= 0, self._range.drift_high, self._range.drift_low)
+            self.conflict_count += int(np.sum(bounds > self._range.high_ns + rate * age))
+        self._now = max(self._now, int(ts_recv_ns.max(initial=0)))
 
     def offset_at(
         self,
@@ -443,12 +443,10 @@ class LatencyByHop:
 
     def add_many(
         self,
-        stamps: Sequence[tuple[int, int, int]],  # engine, send (0 = not given) and receive time
+        stamps: np.ndarray,  # (n, 3) int64 engine, send (0 = not given) and receive time
     ) -> None:
         "Count many messages, as if each had been added; a tenth of the time."
-        if not stamps:
-            return
-        engine, send, recv = np.array(stamps, np.int64).T
+        engine, send, recv = stamps.T
         self._add_each("venue", (send - engine)[(send > 0) & (engine > 0)])
         send, recv = send[send > 0], recv[send > 0]
         if self.sync.is_known:

@@ -288,7 +288,8 @@ class CompiledSide(BookSide):
         "A larger table, or one without the dead: at most a quarter full with all that is coming."
         old, n = self.table, len(self) + len(coming)
         near = np.abs(self.window[: self.count[_SHOWN]])
-        self.scale = self.sign * _ticks_per_unit(np.unique(np.append(near, coming[:, 0])))
+        prices = np.append(near, coming[np.isfinite(coming[:, 0]), 0])
+        self.scale = self.sign * _ticks_per_unit(np.unique(prices))
         self.table = np.empty((1 << max(4 * n - 1, 1_023).bit_length(), 2))
         self.count[_USED] = _rehash(old, self.table, self.scale)
 
@@ -373,6 +374,21 @@ class CompiledBook(OrderBook):
         rows = np.concatenate([bids, self._asks.rows(depth)])
         rows.flags.writeable = False
         return rows[: len(bids)], rows[len(bids) :]
+
+    def make_room(
+        self,
+        n_levels: int,  # how many are coming on one side, whatever their prices
+    ) -> None:
+        "Tables that will not be half full when they have come."
+        for side in (self._bids, self._asks):
+            if 2 * (side.count[_USED] + n_levels) > len(side.table):
+                side._make_room(np.full((n_levels, 2), np.nan))
+
+    @property
+    def is_crossed(self) -> bool:
+        "Whether the best bid stands at or above the best ask, which no venue's own book does."
+        bid_px, _, ask_px, _ = self.best()
+        return bid_px >= ask_px
 
     def touch_after(
         self,

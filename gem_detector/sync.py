@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
 from .book_sync import Action, Answer, BookSync, Reconnect, base_units
 from .clock import ClockSync, LatencyByHop
@@ -126,9 +127,12 @@ class FeedLife:
         return self._latency
 
     def _count_stamps(self) -> None:
-        stamps, self._stamps = self._stamps, []
-        self._latency.add_many(stamps)
-        self._clock.add_one_ways(stamps)
+        if self._stamps:
+            stamps = np.array(self._stamps, np.int64)
+            self._stamps.clear()
+            self._latency.add_many(stamps)
+            sent = stamps[stamps[:, 1] > 0]
+            self._clock.add_one_ways(sent[:, 1], sent[:, 2])
 
     def _on_open(self, arrival: Arrival, ts_ns: int) -> None:
         self._is_marked = True
