@@ -35,6 +35,8 @@ class Timer:
 class Arrivals(Protocol):
     "The order in which a program learns things."
 
+    speed: int  # seconds of the clock in a second of waiting
+
     def now_ns(self) -> int:
         "Receive clock, ns UTC."
 
@@ -66,8 +68,9 @@ class WallArrivals:
     def __init__(
         self,
         clock_ns: Callable[[], int] = time.time_ns,  # the wall clock, ns UTC
+        speed: int = 1,  # seconds of it in a second of waiting: 100 divides all delays by 100
     ) -> None:
-        self.clock_ns = clock_ns
+        self.clock_ns, self.speed = clock_ns, speed
         self._last_ns = 0
 
     def now_ns(self) -> int:
@@ -91,7 +94,7 @@ class WallArrivals:
             if not timer.is_cancelled:
                 handler(self.stamp_ns(), None)
 
-        asyncio.get_running_loop().call_later(delay_ns / NS_PER_S, fire)
+        asyncio.get_running_loop().call_later(delay_ns / NS_PER_S / self.speed, fire)
         return timer
 
     def outgoing(self, key: str) -> None:
@@ -119,7 +122,7 @@ class VirtualArrivals:
         start_ns: int,  # simulated time at the start, ns UTC
         patience_s: float = 30.0,  # wall seconds to wait for something announced; then it is lost
     ) -> None:
-        self.patience_s = patience_s
+        self.patience_s, self.speed = patience_s, 1
         self.horizon_ns = start_ns  # released up to here
         self._backlogs: list[Callable[[], int]] = []
         self._now_ns = start_ns

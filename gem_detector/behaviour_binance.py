@@ -24,6 +24,7 @@ from gem_detector.gateway import (
     trade_rows,
 )
 from .simulator import VenueTape
+from .trade_replies import latest_trades
 
 # %% ../nbs/18_behaviour_binance.ipynb #9ee78bc8
 FIRST_ID = 50_093_239_188  # of the first book: any number does
@@ -179,11 +180,13 @@ class BinanceVenue:
         line.subscribed["streams"] = kept
 
     def rest(self, path: str, at_ns: int) -> tuple[int, bytes]:
-        "The book and the time."
+        "The book, the latest trades and the time."
         market_type = "linear" if path.startswith("/fapi/v1/") else "spot"
         method = urlsplit(path).path.removeprefix("/fapi/v1/").removeprefix("/api/v3/")
         if method == "time":
             return 200, BinanceEncoder.server_time(self.gateway.clock_ns(at_ns))
+        if method == "trades":
+            return self._latest(market_type, query_of(path).get("symbol", ""), at_ns)
         if method != "depth":
             return 404, BinanceEncoder.rest_error(-5000, f"Path {path}, Method GET is invalid")
         query = query_of(path)
@@ -194,3 +197,9 @@ class BinanceVenue:
         if not limit.isdecimal() or int(limit) not in REST_LIMITS[market_type]:
             return 400, BinanceEncoder.rest_error(-4021, f"'{limit}' is not valid depth limit.")
         return 200, book.snapshot(int(limit), at_ns)
+
+    def _latest(self, market_type: str, symbol: str, at_ns: int) -> tuple[int, bytes]:
+        book = self.books.get((market_type, symbol))
+        if book is None:
+            return 400, BinanceEncoder.rest_error(-1121, "Invalid symbol.")
+        return 200, latest_trades(book.gateway, book.trades, at_ns)

@@ -6,6 +6,7 @@
 __all__ = ['BYBIT_FIRST_ID', 'BYBIT_CHANNELS', 'BybitTopics', 'BybitRequest', 'BybitVenue']
 
 # %% ../nbs/18_behaviour_bybit.ipynb #503ff720
+from functools import cached_property
 from hashlib import blake2b
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, uuid5
@@ -13,7 +14,7 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 import numpy as np
 
-from .encoders import BybitEncoder
+from .encoders import BybitEncoder, TradeRow
 from gem_detector.gateway import (
     Gateway,
     Gateways,
@@ -22,9 +23,11 @@ from gem_detector.gateway import (
     Take,
     Topic,
     Window,
+    query_of,
     requested,
     trade_rows,
 )
+from .trade_replies import latest_trades
 
 # %% ../nbs/18_behaviour_bybit.ipynb #199c5e93
 BYBIT_FIRST_ID = 1_000  # `u` of a book that was never changed: any number but 1 does
@@ -85,13 +88,18 @@ class BybitTopics:
         told, i = self.book(depth)[1].told_by(at_ns)
         return self._message("snapshot", depth, told, i, self.gateway.book(i, depth))
 
-    def trades(self) -> Topic:
-        "Trades, those of one moment together."
+    @cached_property
+    def executions(self) -> list[TradeRow]:
+        "All trades of the tape with their names and numbers."
         tape = self.tape
         names = [f"{tape.instrument.venue_symbol}/{i}" for i in range(len(tape.trade_tick))]
         plain = trade_rows(self.gateway, [str(uuid5(NAMESPACE_URL, name)) for name in names])
         numbers = map(self.sequence, tape.trade_ts_engine_ns.tolist())
-        rows = [trade._replace(sequence=number) for trade, number in zip(plain, numbers)]
+        return [trade._replace(sequence=number) for trade, number in zip(plain, numbers)]
+
+    def trades(self) -> Topic:
+        "Trades, those of one moment together."
+        tape, rows = self.tape, self.executions
         moved = [np.diff(t, append=-1) for t in (tape.trade_ts_send_ns, tape.trade_ts_recv_ns)]
         last = np.flatnonzero(moved[0] | moved[1])  # of its message
         first = np.append(0, last[:-1] + 1)
@@ -168,8 +176,14 @@ class BybitVenue:
             line.answer(book.gateway, at_ns, lambda take: book.snapshot(depth, at_ns))
 
     def rest(self, path: str, at_ns: int) -> tuple[int, bytes]:
-        "The time."
+        "The time and the latest trades."
         now_ns = self.gateway.clock_ns(at_ns)
         if urlsplit(path).path == "/v5/market/time":
             return 200, BybitEncoder.server_time(now_ns)
+        if urlsplit(path).path == "/v5/market/recent-trade":
+            query = query_of(path)
+            book = self.books.get((query.get("category", ""), query.get("symbol", "")))
+            if book is not None:
+                return 200, latest_trades(book.gateway, book.executions, at_ns)
+            return 200, BybitEncoder.rest_error(10_001, "params error: symbol invalid", now_ns)
         return 404, BybitEncoder.rest_error(10_001, f"no such path: {path}", now_ns)

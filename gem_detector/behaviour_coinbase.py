@@ -25,6 +25,7 @@ from gem_detector.gateway import (
     trade_rows,
 )
 from .venues.coinbase import answered_as
+from .trade_replies import latest_trades
 
 # %% ../nbs/18_behaviour_coinbase.ipynb #da936c6a
 TRADE_BATCH_NS = 100 * NS_PER_MS  # trades of one product leave this often
@@ -46,7 +47,7 @@ class CoinbaseTopics:
         self.send_ns = tape.stamp_ns(tape.ts_send_ns).tolist()
         self.level2 = Topic(tape.ts_send_ns[1:], tape.ts_recv_ns[1:], self._update)
         ids = [str(1_068_572_000 + i) for i in range(len(tape.trade_tick))]
-        self._trades = trade_rows(gateway, ids)
+        self.executions = trade_rows(gateway, ids)
         batch = tape.trade_ts_send_ns // TRADE_BATCH_NS
         self._ends = np.flatnonzero(np.diff(batch, append=-1)) + 1  # first trade of the next batch
         self._batch_ns = ((batch[self._ends - 1] + 1) * TRADE_BATCH_NS).tolist()
@@ -64,7 +65,7 @@ class CoinbaseTopics:
     def _batch(self, row: int, take: Take) -> bytes:
         "The trades of one batch."
         start = int(self._ends[row - 1]) if row else 0
-        trades, sent_ns = self._trades[start : self._ends[row]], self._batch_ns[row]
+        trades, sent_ns = self.executions[start : self._ends[row]], self._batch_ns[row]
         return self.encoder.market_trades("update", take(), trades, self.gateway.clock_ns(sent_ns))
 
     def book_snapshot(self, at_ns: int, take: Take) -> bytes:
@@ -78,7 +79,7 @@ class CoinbaseTopics:
         "The last trades before a subscription."
         sent = self.trades.first_after(at_ns)
         end = int(self._ends[sent - 1]) if sent else 0
-        past, now_ns = self._trades[max(0, end - HISTORY) : end], self.gateway.clock_ns(at_ns)
+        past, now_ns = self.executions[max(0, end - HISTORY) : end], self.gateway.clock_ns(at_ns)
         return self.encoder.market_trades("snapshot", take(), past, now_ns)
 
 # %% ../nbs/18_behaviour_coinbase.ipynb #07d0d465
@@ -171,7 +172,11 @@ class CoinbaseVenue:
         return Topic(send_ns, [self.gateway.arrival_ns(at) for at in send_ns], encode)
 
     def rest(self, path: str, at_ns: int) -> tuple[int, bytes]:
-        "The time."
+        "The time and the latest trades."
         if urlsplit(path).path == "/api/v3/brokerage/time":
             return 200, CoinbaseEncoder.server_time(self.gateway.clock_ns(at_ns))
+        product = urlsplit(path).path.removeprefix("/api/v3/brokerage/market/products/")
+        book = self.books.get(answered_as(product.removesuffix("/ticker")))
+        if book is not None and product.endswith("/ticker"):
+            return 200, latest_trades(book.gateway, book.executions, at_ns)
         return 404, CoinbaseEncoder.rest_error(f"no such path: {path}")

@@ -22,9 +22,11 @@ from gem_detector.gateway import (
     Take,
     Topic,
     Window,
+    query_of,
     requested,
     trade_rows,
 )
+from .trade_replies import latest_trades
 
 # %% ../nbs/18_behaviour_htx.ipynb #d8931b95
 HTX_PATHS = {"/feed": "spot", "/ws": "spot", "/linear-swap-ws": "linear"}  # → market type
@@ -55,8 +57,10 @@ class HTXTopics:
         self.ids = (204_675_235_507 + np.cumsum(steps)).tolist()
         self._books: dict[int, tuple[Topic, Window]] = {}
         sent_ns = tape.stamp_ns(tape.trade_ts_send_ns).tolist()
-        trades = trade_rows(gateway, [str(102_357_140_867 + i) for i in range(len(sent_ns))])
-        self._trades = [self.encoder.trades([one], at) for one, at in zip(trades, sent_ns)]
+        ids = [str(102_357_140_867 + i) for i in range(len(sent_ns))]
+        self.executions = trade_rows(gateway, ids)
+        rows = zip(self.executions, sent_ns)
+        self._trades = [self.encoder.trades([one], at) for one, at in rows]
         times = tape.trade_ts_send_ns, tape.trade_ts_recv_ns
         self.trades = Topic(*times, lambda row, take: packed(self._trades[row]))
 
@@ -205,9 +209,17 @@ class HTXVenue:
                 line.answer(book.gateway, at_ns, lambda take: book.first_book(depth, at_ns))
 
     def rest(self, path: str, at_ns: int) -> tuple[int, bytes]:
-        "The time."
+        "The time and the latest trades."
         now_ns, where = self.gateway.clock_ns(at_ns), urlsplit(path).path
         clocks = {"/v1/common/timestamp": "spot", "/api/v1/timestamp": "linear"}
         if where in clocks:
             return 200, HTXEncoder.server_time(clocks[where], now_ns)
+        histories = {"/market/history/trade": ("spot", "symbol")}
+        histories["/linear-swap-ex/market/history/trade"] = ("linear", "contract_code")
+        if where in histories:
+            market_type, name = histories[where]
+            book = self.books.get((market_type, query_of(path).get(name, "")))
+            if book is not None:
+                return 200, latest_trades(book.gateway, book.executions, at_ns)
+            return 200, HTXEncoder.rest_error("invalid symbol")
         return 404, HTXEncoder.rest_error(f"no such path: {path}")

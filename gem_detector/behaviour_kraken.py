@@ -22,9 +22,12 @@ from gem_detector.gateway import (
     Take,
     Topic,
     Window,
+    query_of,
     requested,
     trade_rows,
 )
+from .trade_replies import latest_trades
+from .venues.kraken import old_pair
 
 # %% ../nbs/18_behaviour_kraken.ipynb #7b96970c
 KRAKEN_DEPTHS = (10, 25, 100, 500, 1000)
@@ -44,18 +47,18 @@ class KrakenTopics:
         self.gateway, self.encoder = gateway, KrakenEncoder(tape.instrument)
         self.send_ns = tape.stamp_ns(tape.ts_send_ns).tolist()
         ids = [str(FIRST_TRADE_ID + i) for i in range(len(tape.trade_tick))]
-        self._rows = trade_rows(gateway, ids)
+        self.executions = trade_rows(gateway, ids)
         self.trades = Topic(tape.trade_ts_send_ns, tape.trade_ts_recv_ns, self._trade)
         self._books: dict[int, tuple[Topic, Window]] = {}
 
     def _trade(self, row: int, take: Take) -> bytes:
         "One execution."
-        return self.encoder.trades("update", [self._rows[row]])
+        return self.encoder.trades("update", [self.executions[row]])
 
     def trade_snapshot(self, at_ns: int) -> bytes:
         "The last trades before a subscription."
         sent = self.trades.first_after(at_ns)
-        return self.encoder.trades("snapshot", self._rows[max(0, sent - LATEST_TRADES) : sent])
+        return self.encoder.trades("snapshot", self.executions[max(0, sent - LATEST_TRADES) : sent])
 
     def checksum(self, i: int) -> int:
         "Of the ten best rows after an update."
@@ -180,7 +183,12 @@ class KrakenVenue:
         return Topic(send_ns, arrive_ns, lambda row, take: KrakenEncoder.heartbeat())
 
     def rest(self, path: str, at_ns: int) -> tuple[int, bytes]:
-        "The time."
+        "The time and the latest trades."
         if urlsplit(path).path == "/0/public/Time":
             return 200, KrakenEncoder.server_time(self.gateway.clock_ns(at_ns))
+        if urlsplit(path).path == "/0/public/Trades":
+            for symbol, book in self.books.items():
+                if query_of(path).get("pair") == old_pair(symbol):
+                    return 200, latest_trades(book.gateway, book.executions, at_ns)
+            return 200, KrakenEncoder.rest_error("EQuery:Unknown asset pair")
         return 200, KrakenEncoder.rest_error("EGeneral:Unknown method")

@@ -21,9 +21,11 @@ from gem_detector.gateway import (
     Take,
     Topic,
     Window,
+    query_of,
     requested,
     trade_rows,
 )
+from .trade_replies import latest_trades
 
 # %% ../nbs/18_behaviour_okx.ipynb #632b6704
 OKX_ROWS = 400  # of channel `books`
@@ -52,7 +54,7 @@ class OKXTopics:
         self.window = Window(gateway, OKX_ROWS)
         self.books = Topic(*self.window.times(), self._update)
         ids = [str(930_000_000 + i) for i in range(len(tape.trade_tick))]
-        self._rows = trade_rows(gateway, ids)
+        self.executions = trade_rows(gateway, ids)
         self.trades = Topic(tape.trade_ts_send_ns, tape.trade_ts_recv_ns, self._trade)
 
     def _update(self, row: int, take: Take) -> bytes:
@@ -64,7 +66,7 @@ class OKXTopics:
 
     def _trade(self, row: int, take: Take) -> bytes:
         "One execution."
-        return self.encoder.trades([self._rows[row]])
+        return self.encoder.trades([self.executions[row]])
 
     def snapshot(self, at_ns: int) -> bytes:
         "The book with which a subscription begins."
@@ -135,7 +137,12 @@ class OKXVenue:
             line.answer(book.gateway, at_ns, lambda take: book.snapshot(at_ns))
 
     def rest(self, path: str, at_ns: int) -> tuple[int, bytes]:
-        "The time."
+        "The time and the latest trades."
         if urlsplit(path).path == "/api/v5/public/time":
             return 200, OKXEncoder.server_time(self.gateway.clock_ns(at_ns))
+        if urlsplit(path).path == "/api/v5/market/trades":
+            book = self.books.get(query_of(path).get("instId", ""))
+            if book is not None:
+                return 200, latest_trades(book.gateway, book.executions, at_ns)
+            return 200, OKXEncoder.rest_error("51001", "Instrument ID doesn't exist.")
         return 404, OKXEncoder.rest_error("404", "Not Found")

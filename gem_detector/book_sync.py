@@ -225,6 +225,7 @@ class BookLife:
             False,
         )  # venue time; a REST snapshot waits to be joined
         self._kept: deque[BookMessage] = deque(maxlen=MAX_KEPT)
+        self._early = (0, -1)  # venue time and id of the newest delta before a snapshot in band
 
     def snapshot(self) -> OrderBookSnapshot | None:
         "The book now, an owned copy; None unless it stands."
@@ -268,6 +269,7 @@ class BookLife:
         self.book.clear()
         self._kept.clear()
         self.book_id, self._last, self._is_loaded, self.channel = -1, None, False, ""
+        self._early = (0, -1)
         self.set_state(state, ts_ns)
 
     def set_state(self, state: StreamState, ts_ns: int) -> None:
@@ -292,10 +294,20 @@ class BookSync(BookLife):
             self._take_delta(message, ts_ns)
         elif message.kind == SNAPSHOT and self.continuity.snapshot != "in_band":
             self._take_asked_snapshot(message, ts_ns)
+        elif self._is_overtaken(message):
+            self.counts["early_snapshot"] += 1
+            self.ask(ts_ns)
         else:
             self.retries.answered()
             self._load(message)
             self._stands(message, ts_ns)
+
+    def _is_overtaken(self, message: BookMessage) -> bool:
+        "Whether a delta that came before this snapshot is newer, so that the book would miss it."
+        if self.state is self.standing or self.continuity.rule not in ("range", "chain"):
+            return False
+        newest_ns, newest_id = self._early
+        return message.last_id < newest_id and message.ts_event_ns <= newest_ns
 
     def _load(self, message: BookMessage) -> None:
         "Replace the book, and note how many rows its channel keeps up."
@@ -307,12 +319,24 @@ class BookSync(BookLife):
             self._go_on(message, ts_ns)
         elif self.continuity.snapshot == "in_band":
             self.counts["before_snapshot"] += 1
+            self._early = max(self._early, (message.ts_event_ns, message.last_id))
         elif self._is_loaded:
             self._join(message, ts_ns)
         else:
-            self._kept.append(message)
+            self._keep(message)
             if not self.retries.asked_ns:
                 self.ask(ts_ns)
+
+    def _keep(self, message: BookMessage) -> None:
+        "Keep a delta for the snapshot that is under way; what it does not go on from is no use."
+        if self._kept and not self.continuity.goes_on(self._kept[-1].last_id, message):
+            if repeats(
+                self.continuity, self._kept[-1].last_id, self._kept[-1].ts_event_ns, message
+            ):
+                self.counts["old_delta"] += 1
+                return
+            self._kept.clear()  # nothing joins them: one is missing, or the venue counts anew
+        self._kept.append(message)
 
     def _go_on(self, message: BookMessage, ts_ns: int) -> None:
         if self.continuity.goes_on(self.book_id, message):

@@ -178,6 +178,7 @@ class Trade:
     size: float  # base units
     side: str  # the taker's: "buy" or "sell"
     trade_id: str  # the venue's id as text (some exceed 64 bits)
+    is_backfill: bool = False  # it was missed live and fetched or repeated later
 
 # %% ../nbs/00_core.ipynb #8e1946df
 @dataclass(frozen=True, slots=True)

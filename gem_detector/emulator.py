@@ -29,6 +29,7 @@ from .behaviour_okx import OKXVenue
 from .core import InputError, NS_PER_MS, NS_PER_S
 from .gateway import Farewell, Gateways, Line, Venue, gateways_of
 from .simulator import Market
+from .wire_faults import Fault, FaultPlan, FaultyWire, Sent
 
 # %% ../nbs/18_emulator.ipynb #50b286de
 GZIP = b"\x1f\x8b"  # how a packed frame begins
@@ -42,14 +43,16 @@ class ServedSocket:
         socket: ServerConnection,
         arrivals: Arrivals,
         slow_client_s: float,  # wall seconds after which a client that does not read is cut off
+        wire: FaultyWire,  # what becomes of each frame on a bad day
     ) -> None:
         assert socket.request is not None  # it was read before the socket was accepted
         self.socket, self.arrivals, self.slow_client_s = socket, arrivals, slow_client_s
-        self.line = Line(socket.request.path)
+        self.line, self.wire = Line(socket.request.path), wire
         self.key = f"ws:{socket.remote_address[1]}"  # the client's port
         self.is_closed = False
         self._rank = crc32(self.line.path.encode())  # order of two sockets in the same nanosecond
         self._last_ns = 0
+        self._carried: deque[Sent] = deque()  # in order; some arrive later than they would
         self._unsent: deque[bytes | Farewell] = deque()
         self._writing = asyncio.Lock()
 
@@ -79,7 +82,10 @@ class ServedSocket:
         "Put everything that arrives up to a time; gives way to nothing in between."
         if not self.is_closed:
             for recv_ns, frame in self.line.due(until_ns):
-                self.put(recv_ns, frame)
+                self._carried += self.wire.carry(recv_ns, frame)
+            while self._carried and self._carried[0].recv_ns <= until_ns:
+                sent = self._carried.popleft()
+                self.put(sent.recv_ns, sent.frame)
 
     async def flush(self) -> None:
         "Send what is queued; a client that does not read is cut off."
@@ -123,8 +129,11 @@ class VenueServer:
         port: int = 0,  # 0 = any free one
         rest_delay_ms: float = 25.0,  # the venue's work on a REST call, mean
         slow_client_s: float = 10.0,  # wall seconds after which a client that does not read is cut
+        faults: Sequence[Fault] = (),  # what goes wrong
+        fault_seed: int = 0,  # the same seed and frames do the same damage
     ) -> None:
-        gateways = gateways_of(venue, market)
+        self.plan = FaultPlan(venue, faults, market.start_ns, fault_seed)
+        gateways = gateways_of(venue, self.plan.market(market))
         if venue not in VENUES:
             raise InputError(f"no emulated venue {venue!r}: there are {', '.join(VENUES)}")
         if rest_delay_ms < 0 or slow_client_s <= 0:
@@ -210,7 +219,8 @@ class VenueServer:
 
     async def _serve(self, connection: ServerConnection) -> None:
         "One WebSocket from its opening to its end."
-        socket = ServedSocket(connection, self.arrivals, self.slow_client_s)
+        wire = self.plan.wire()
+        socket = ServedSocket(connection, self.arrivals, self.slow_client_s, wire)
         opened_ns = self._attempted(socket.line.path) + self.one_way_ns
         socket.announce(opened_ns + self.one_way_ns)
         self.behaviour.opened(socket.line, opened_ns)
@@ -221,7 +231,8 @@ class VenueServer:
             while True:
                 payload = await connection.recv(decode=False)
                 at_ns = self.arrivals.incoming(socket.key) + self.one_way_ns
-                self.behaviour.received(socket.line, payload, at_ns)
+                if not wire.is_dead:
+                    self.behaviour.received(socket.line, payload, at_ns)
                 socket.pump(self._due_ns())
                 await socket.flush()
         except ConnectionClosed:
@@ -241,11 +252,12 @@ class VenueServer:
         draw = Random(f"{self.seed} {path} {asked_ns}").expovariate(1.0)
         work_ns = round(self.rest_delay_ms * NS_PER_MS * (0.5 + 0.5 * draw))
         status, body = self.behaviour.rest(path, asked_ns + self.one_way_ns + work_ns // 2)
+        status, body = self.plan.reply(asked_ns, status, body)
         trip_ns = 2 * self.one_way_ns + work_ns
         if isinstance(self.arrivals, VirtualArrivals):
             self.arrivals.announce(f"rest:{path}", asked_ns + trip_ns, crc32(path.encode()))
         else:
-            await asyncio.sleep(trip_ns / NS_PER_S)
+            await asyncio.sleep(trip_ns / NS_PER_S / self.arrivals.speed)
         headers = Headers(
             [
                 ("Content-Type", "application/json"),

@@ -80,6 +80,8 @@ class TradeMessage(msgspec.Struct, gc=False):
     trade_id: str
     ts_event_ns: int
     is_history: bool = False  # repeated from before the subscription
+    n_ids: int = 1  # ids that it stands for, the last of which is its own (OKX sums up fills)
+    is_off_book: bool = False  # it has an id and never met the book: liquidations, settlements
 
 # %% ../nbs/08_wire.ipynb #ae486b60
 class FrameNumber(msgspec.Struct, gc=False):
@@ -152,7 +154,7 @@ class Socket(msgspec.Struct, frozen=True):
 class RestCall(msgspec.Struct, frozen=True):
     "One GET of a venue's public REST interface."
 
-    kind: str  # "snapshot" or "time"
+    kind: str  # "snapshot", "time" or "trades"
     path: str  # with query, appended to the venue's REST address
     venue_symbol: str = ""
     weight: int = 1  # of the venue's request budget
@@ -186,6 +188,14 @@ class VenueProtocol(Protocol):
 
     def parse_snapshot(self, payload: bytes, venue_symbol: str) -> BookMessage:
         "The book in a REST reply."
+
+    trade_ids: str  # "counted": one more each trade; "learned": so it seems; "unique": no order
+
+    def trades_call(self, venue_symbol: str) -> RestCall | None:
+        "The REST call of a symbol's latest trades, as many as one call gives; None: there is none."
+
+    def parse_trades(self, payload: bytes, venue_symbol: str) -> list[TradeMessage]:
+        "The trades in a REST reply, oldest first."
 
     def time_call(self) -> RestCall:
         "The REST call of the venue's clock."

@@ -578,8 +578,9 @@ def test_binance_microseconds() -> None:
 @pytest.mark.parametrize("reason", ["INSURANCE_FUND", "ADL", "NA"])
 def test_binance_drops_what_never_met_the_book(reason: str) -> None:
     off_book = TRADE.replace("MARKET", reason)
-    assert linear.parse(off_book.encode()) == []
-    assert linear.parse(off_book.replace("90000.10", "0").encode()) == []
+    for text in (off_book, off_book.replace("90000.10", "0")):  # its id counts, nothing else
+        trade = only(linear.parse(text.encode()))
+        assert trade.is_off_book and trade.trade_id == "77001"
     assert "price 0" in said(lambda: linear.parse(TRADE.replace("90000.10", "0").encode()))
 
 
@@ -618,10 +619,10 @@ def test_binance_sockets_and_calls() -> None:
         "/stream?streams=btcusdt@depth@100ms/btcusdt@trade"
     )
     assert spot.snapshot_call("BTCUSDT", 20) == RestCall(
-        "snapshot", "/api/v3/depth?symbol=BTCUSDT&limit=5000", "BTCUSDT", 250
+        "snapshot", "/api/v3/depth?symbol=BTCUSDT&limit=5000", "BTCUSDT", 250, per_minute=3000
     )
     assert linear.snapshot_call("BTCUSDT", 20) == RestCall(
-        "snapshot", "/fapi/v1/depth?symbol=BTCUSDT&limit=1000", "BTCUSDT", 20
+        "snapshot", "/fapi/v1/depth?symbol=BTCUSDT&limit=1000", "BTCUSDT", 20, per_minute=1200
     )
     assert BinanceProtocol("linear", snapshot_rows=80).snapshot_call("X", 90).weight == 5
     for wrong in (lambda: linear.snapshot_call("X", 1001), lambda: linear.sockets(["X"], 1001)):

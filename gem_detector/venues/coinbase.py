@@ -6,7 +6,8 @@
 __all__ = ['Id', 'USDC_BOOKS', 'TAKER_SIDE', 'PRODUCTS_PER_SOCKET', 'FEEDS', 'time_ns', 'Level', 'BookEvent', 'BookFrame',
            'answered_as', 'book_message', 'TradeData', 'TradeEvent', 'TradeFrame', 'trades_of', 'Frame', 'error_notice',
            'book_messages', 'parse_advanced', 'ExchangeBook', 'ExchangeUpdate', 'ExchangeMatch', 'exchange_message',
-           'parse_exchange', 'request', 'Feed', 'ServerTime', 'CoinbaseProtocol']
+           'parse_exchange', 'request', 'Feed', 'RestTrade', 'RestTrades', 'rest_trades', 'ServerTime',
+           'CoinbaseProtocol']
 
 # %% ../../nbs/12_coinbase.ipynb #1148ac16
 import json
@@ -345,6 +346,45 @@ FEEDS = {
     ),
 }
 
+# %% ../../nbs/12_coinbase.ipynb #5faeba4d
+class RestTrade(msgspec.Struct, gc=False):
+    "A trade in a reply of either feed as it stands there."
+
+    trade_id: str | int
+    price: Price
+    size: Quantity
+    side: Literal["BUY", "SELL", "buy", "sell"]
+    time: str
+
+
+class RestTrades(msgspec.Struct, gc=False):
+    "A reply of Advanced Trade as it stands there."
+
+    trades: list[RestTrade]
+
+
+_REST_TRADES = msgspec.json.Decoder(RestTrades | list[RestTrade], strict=False)
+
+
+def rest_trades(
+    reply: RestTrades | list[RestTrade],  # from the wire
+    venue_symbol: str,
+) -> list[TradeMessage]:  # oldest first
+    "The trades of a REST reply in common words."
+    rows = reply.trades if isinstance(reply, RestTrades) else reply
+    trades = [
+        TradeMessage(
+            answered_as(venue_symbol),
+            t.price,
+            t.size,
+            TAKER_SIDE[t.side],
+            str(t.trade_id),
+            time_ns(t.time),
+        )
+        for t in rows
+    ]
+    return sorted(trades, key=lambda trade: (len(trade.trade_id), trade.trade_id))
+
 # %% ../../nbs/12_coinbase.ipynb #fe223897
 class ServerTime(msgspec.Struct, gc=False):
     "The REST reply of a clock."
@@ -360,6 +400,7 @@ class CoinbaseProtocol(SnapshotInFeed):
     "Coinbase spot: books that begin in the feed, and trades, all without a key."
 
     exchange = "coinbase"
+    trade_ids = "counted"
 
     def __init__(
         self,
@@ -414,6 +455,17 @@ class CoinbaseProtocol(SnapshotInFeed):
     def parse(self, payload: bytes) -> list[Message]:
         "The messages in one frame."
         return self._parse(payload)
+
+    def trades_call(self, venue_symbol: str) -> RestCall:
+        "The last thousand trades."
+        path = f"/api/v3/brokerage/market/products/{venue_symbol}/ticker?limit=1000"
+        if self.feed == "exchange":
+            path = f"/products/{venue_symbol}/trades?limit=1000"
+        return RestCall("trades", path, venue_symbol)
+
+    def parse_trades(self, payload: bytes, venue_symbol: str) -> list[TradeMessage]:
+        "The trades in a REST reply, oldest first."
+        return rest_trades(decoded(_REST_TRADES, payload), venue_symbol)
 
     def time_call(self) -> RestCall:
         "The venue's clock, in milliseconds."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BOOKS', 'BOOK_ROWS', 'Id', 'Level', 'CLOSING_SOON', 'PING', 'PING_EVERY_S', 'CHARS_PER_REQUEST', 'Topic', 'BookData',
            'BookFrame', 'book_message', 'TradeData', 'TradeFrame', 'trades_of', 'Frame', 'notice_of', 'request',
-           'requests', 'Clock', 'Reply', 'OKXProtocol']
+           'requests', 'rest_trades', 'Clock', 'Reply', 'OKXProtocol']
 
 # %% ../../nbs/14_okx.ipynb #5bd56905
 import json
@@ -100,6 +100,7 @@ class TradeData(msgspec.Struct, gc=False):
     sz: Quantity
     side: Literal["buy", "sell"]
     ts: Millis
+    count: int = 1  # fills that it sums up
 
 
 class TradeFrame(msgspec.Struct, gc=False):
@@ -113,7 +114,10 @@ def trades_of(
 ) -> list[Message]:  # in the venue's order
     "The trades of a message in common words."
     return [
-        TradeMessage(t.instId, t.px, t.sz, t.side, t.tradeId, t.ts * NS_PER_MS) for t in frame.data
+        TradeMessage(
+            t.instId, t.px, t.sz, t.side, t.tradeId, t.ts * NS_PER_MS, n_ids=max(t.count, 1)
+        )
+        for t in frame.data
     ]
 
 # %% ../../nbs/14_okx.ipynb #7bd0cf13
@@ -167,6 +171,19 @@ def requests(
     step = CHARS_PER_REQUEST // longest
     return [request("subscribe", topics[i : i + step]) for i in range(0, len(topics), step)]
 
+# %% ../../nbs/14_okx.ipynb #c7c89ec9
+_REST_TRADES = msgspec.json.Decoder(TradeFrame, strict=False)
+
+
+def rest_trades(
+    reply: TradeFrame,  # from the wire: the same words as in the stream
+) -> list[TradeMessage]:  # oldest first
+    "The trades of a REST reply in common words."
+    return [
+        TradeMessage(t.instId, t.px, t.sz, t.side, t.tradeId, t.ts * NS_PER_MS)
+        for t in reversed(reply.data)
+    ]
+
 # %% ../../nbs/14_okx.ipynb #daebbc9a
 class Clock(msgspec.Struct, gc=False):
     "The venue's clock in a REST reply."
@@ -192,6 +209,7 @@ class OKXProtocol(SnapshotInFeed):
     "OKX v5 spot or linear swaps: books that begin in the feed, and trades."
 
     exchange = "okx"
+    trade_ids = "counted"
     url = "wss://ws.okx.com:8443"
     rest_url = "https://www.okx.com"
     continuity = Continuity("chain", "in_band")
@@ -245,6 +263,15 @@ class OKXProtocol(SnapshotInFeed):
         if channel == "trades":
             return trades_of(decoded(_TRADES, payload))
         return [notice_of(frame)]
+
+    def trades_call(self, venue_symbol: str) -> RestCall:
+        "The last five hundred trades."
+        path = f"/api/v5/market/trades?instId={venue_symbol}&limit=500"
+        return RestCall("trades", path, venue_symbol)
+
+    def parse_trades(self, payload: bytes, venue_symbol: str) -> list[TradeMessage]:
+        "The trades in a REST reply, oldest first."
+        return rest_trades(decoded(_REST_TRADES, payload))
 
     def time_call(self) -> RestCall:
         "The venue's clock, in milliseconds."
