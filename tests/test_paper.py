@@ -1,8 +1,11 @@
 """Paper trading: the label's fills to the bit, nothing sold twice, no unverified fill."""
 
+import argparse
+import json
 from dataclasses import replace
 from functools import cache
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +14,12 @@ from hypothesis import strategies as st
 from test_labels import MARKETS, columns, random_books, random_rule
 
 from gem_detector.accounts import Account, Reserved, Stock, balancing
+from gem_detector.cli import plain
 from gem_detector.core import NS_PER_MS, NS_PER_S, InputError
 from gem_detector.costs import FeeTable
 from gem_detector.decisions import GemRule, Legs, outcome_bps, venues_of
+from gem_detector.edge_command import add_edge_arguments, books_of_recording, edge_page
+from gem_detector.edge_map import ALL, CELL, EdgeGrid, crossing, edge_map
 from gem_detector.execution import BookColumns, walk
 from gem_detector.labels import GemLabels, label_gems
 from gem_detector.liquidity import Liquidity, Side, take_out
@@ -29,7 +35,9 @@ from gem_detector.paper import (
     promised_decisions,
     random_decisions,
 )
+from gem_detector.paper_results import latency_decay, net_of_moving, paper_summary
 from gem_detector.planting import Desk, planted_market, tape_books
+from gem_detector.session import finished, follow
 
 MS, S = NS_PER_MS, NS_PER_S
 DESK = Desk()
@@ -356,3 +364,136 @@ def test_mistakes_are_named() -> None:
         paper_trade(foresight(labels), {k: books[k] for k in ("binance", "bybit")}, RULE)
     with pytest.raises(InputError, match="ascending times"):
         Decisions(np.array([2, 1]), np.zeros(2, int), np.zeros(2, int), labels.legs)
+
+
+# --- summary, map, command
+
+
+def test_a_summary_adds_up_and_covers_a_known_mean() -> None:
+    books, labels = planted(3)
+    result = paper_trade(foresight(labels), books, RULE, fees=DESK.fees)
+    summary = paper_summary(result)
+    trades = result.trades
+    assert summary["net"] == pytest.approx(result.net)
+    assert summary["net"] == pytest.approx(net_of_moving(result).sum())
+    assert summary["trades"] + summary["unknown"] + sum(summary["skipped"].values()) == len(trades)
+    assert 0 <= summary["hit_rate_low"] <= summary["hit_rate"] <= summary["hit_rate_high"] <= 1
+
+
+def test_the_edge_decays_with_latency() -> None:
+    books, labels = planted(1)
+    added = (0.0, 300.0, 3_000.0)
+    decay = latency_decay(foresight(labels), books, RULE, AS_LABELS, added, fees=DESK.fees)
+    assert decay["mean_bps"].iloc[0] > decay["mean_bps"].iloc[-1]
+    assert decay["mean_bps"].iloc[0] > RULE.min_net_bps
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_a_crossing_lies_where_the_line_falls_to_zero(y: list[float]) -> None:
+    x = np.arange(1.0, len(y) + 1)
+    found = float(crossing(x, np.array(y))[0])
+    if y[0] <= 0:
+        assert found == 0.0
+    elif min(y) > 0:
+        assert found == inf
+    else:
+        assert np.interp(found, x, y) == pytest.approx(0, abs=1e-6)
+        assert (np.array(y)[x < found - 1e-9] > 0).all()
+
+
+@cache
+def small_map():  # type: ignore[no-untyped-def]
+    books, labels = planted(4)
+    free = FeeTable.own(dict.fromkeys(("binance", "bybit", "coinbase"), 0.0))
+    grid = EdgeGrid((5.0, 400.0), (1_000.0, 20_000.0), {"desk": DESK.fees, "free": free})
+    return edge_map(books, labels.t0, RULE, grid), books, labels
+
+
+def test_the_map_is_paper_trading_cell_by_cell() -> None:
+    edges, books, labels = small_map()
+    rule = replace(RULE, notional=1_000.0, latency_ms=400.0)
+    seen = promised_decisions(labels.t0, labels.legs, venues_of(books, rule, DESK.fees), rule)
+    result = paper_trade(seen, books, rule, fees=DESK.fees)
+    cell = edges.cells.iloc[
+        edges.pick(tier="desk", notional=1_000.0, latency_ms=400.0, pair=ALL)
+    ].iloc[0]
+    assert cell["net"] == pytest.approx(result.net) and cell["trades"] == len(result.settled)
+    whole = edges.cells["pair"] == ALL
+    by_pair = edges.cells[~whole].groupby(CELL[:3])["net"].sum()
+    assert by_pair.to_numpy() == pytest.approx(
+        edges.cells[whole].groupby(CELL[:3])["net"].sum().to_numpy()
+    )
+    assert (edges.cells["net_low"] <= edges.cells["net_high"]).all()
+
+
+def test_break_even_and_capacity_have_intervals_around_them() -> None:
+    edges, _, _ = small_map()
+    even, most = edges.break_even(), edges.capacity()
+    assert len(even) == 2 * 2 * 5 and (even["low"] <= even["high"]).all()
+    assert len(most) == 2 * 2 * 5 and (most["low"] <= most["high"]).all()
+    assert set(most["notional"]) <= {0.0, 1_000.0, 20_000.0}
+
+
+def edge_args(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_edge_arguments(parser)
+    return parser.parse_args(list(words))
+
+
+QUICK = ("--latency", "20,400", "--size", "1000", "--tier", "lowest", "--levels", "5")
+
+
+def test_edge_writes_a_page_a_picture_and_a_table_that_say_they_are_simulated(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "edge"
+    page = edge_page(edge_args("--seed", "1", "--minutes", "5", "--out", str(out), *QUICK))
+    assert sorted(path.name for path in out.iterdir()) == ["edge.csv", "edge.html", "edge.png"]
+    assert (out / "edge.png").read_bytes()[1:4] == b"PNG"
+    text = (out / "edge.html").read_text(encoding="utf-8")
+    assert "simulated prices, seed 1" in text and "What is left out" in text and "http-" not in text
+    told = json.loads(json.dumps(plain(page.as_dict()), allow_nan=False))
+    assert told["is_simulated"] and len(told["cells"]) == 2 * 5
+    again = edge_page(edge_args("--seed", "1", "--minutes", "5", "--out", str(out), *QUICK))
+    assert again.edges.cells.equals(page.edges.cells)
+
+
+def test_edge_reads_what_the_recorder_wrote(tmp_path: Path) -> None:
+    market, _ = planted_market(5, minutes=0.5, gems=0, decoys=0)
+    finished(follow(market, tmp_path / "day"))
+    books, told = books_of_recording(tmp_path / "day", 5)
+    assert told == "corrected by round trips" and len(books) == 4
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "day" / "books").rename(tmp_path / "tables" / "books")
+    tables, told = books_of_recording(tmp_path / "tables", 5)
+    assert told.startswith("not corrected") and list(tables) == sorted(books)
+    for name, book in tables.items():
+        assert np.array_equal(
+            book.bid_px, books[name].bid_px[books[name].is_synced], equal_nan=True
+        )
+    out = tmp_path / "edge"
+    page = edge_page(edge_args(str(tmp_path / "day"), "--out", str(out), *QUICK))
+    assert page.source == "recorded: day" and not page.as_dict()["is_simulated"]
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["nowhere"], "no folder that a recorder filled"),
+        (["--tier", "cheap"], "it is base, lowest, free"),
+        (["--tier", "kraken=gold"], "kraken has no fee tier"),
+        (["--size", "0,5"], "notional needs rising numbers"),
+    ],
+)
+def test_mistakes_leave_no_folder(words: list[str], reason: str, tmp_path: Path) -> None:
+    out = tmp_path / "edge"
+    with pytest.raises(InputError, match=reason):
+        edge_page(edge_args("--minutes", "5", *words, "--out", str(out)))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("words", [["--latency", "9,5"], ["--minutes", "x"], ["--step-ms", "0"]])
+def test_arguments_that_are_no_numbers_are_refused(words: list[str]) -> None:
+    with pytest.raises(argparse.ArgumentError, match="number"):
+        edge_args(*words)
