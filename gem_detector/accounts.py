@@ -87,6 +87,23 @@ class Move(NamedTuple):
     money: float  # quote units moved
     cost: float  # quote units
 
+# %% ../nbs/94_accounts.ipynb #24c361a1
+def _tied_up(order: Reserved, places: tuple[int, int], is_spot: bool, n: int) -> np.ndarray:
+    "Money and coins (2, n) that an order needs; a perpetual is sold with money behind it."
+    taken, (buy, sell) = np.zeros((2, n)), places
+    taken[0, buy] = order.money
+    if is_spot:
+        taken[1, sell] = order.qty
+    else:
+        taken[0, sell] = order.qty * order.sell_px
+    return taken
+
+
+def _move(now_ns: int, change: np.ndarray, px: float, move_bps: float) -> Move:
+    "What moving (2, n) money and coins back costs: of the larger of the two ways."
+    money, coins = np.maximum(change, 0.0).sum(axis=1).tolist()
+    return Move(now_ns, coins, money, max(coins * px, money) * move_bps / BPS)
+
 # %% ../nbs/94_accounts.ipynb #48c1c72a
 class Account:
     "Money and coins at each market over time."
@@ -107,7 +124,7 @@ class Account:
 
     def lacks(self, order: Reserved) -> str:  # "money", "coins" or "" = nothing
         "What an order cannot be paid with."
-        taken = self._tied_up(order)
+        taken = self._needs(order)
         short = (taken > 0) & (taken > self.held)
         return "money" if short[0].any() else "coins" if short[1].any() else ""
 
@@ -119,7 +136,7 @@ class Account:
         change: np.ndarray,  # (2, v) money and coins that it brings, from `change_of`
     ) -> None:
         "Tie up what an order needs, and settle it later."
-        taken = self._tied_up(order)
+        taken = self._needs(order)
         self.held -= taken
         self._later(t1_ns, taken, False)
         self._later(t1_ns, change, True)
@@ -156,26 +173,19 @@ class Account:
         self.update(last_ns)
         self._move_back(last_ns)
 
+    def _needs(self, order: Reserved) -> np.ndarray:  # (2, v)
+        places = self._place[order.buy], self._place[order.sell]
+        return _tied_up(order, places, self.is_spot[order.sell], len(self._place))
+
     def _later(self, ts_ns: int, change: np.ndarray, is_drift: bool) -> None:
         self._n_due += 1  # of equal times, the first comes first
         heapq.heappush(self._due, (int(ts_ns), self._n_due, change, is_drift))
 
-    def _tied_up(self, order: Reserved) -> np.ndarray:  # (2, v)
-        taken, sell = np.zeros_like(self.held), self._place[order.sell]
-        taken[0, self._place[order.buy]] = order.money
-        if self.is_spot[order.sell]:
-            taken[1, sell] = order.qty
-        else:
-            taken[0, sell] = order.qty * order.sell_px
-        return taken
-
     def _move_back(self, now_ns: int) -> None:
         change = np.stack([balancing(row) for row in self.drift])
-        if not change.any():
-            return
-        self.drift += change
-        self.held += np.minimum(change, 0.0)
-        self._later(now_ns + round(self.stock.move_s * NS_PER_S), np.maximum(change, 0.0), False)
-        money, coins = np.maximum(change, 0.0).sum(axis=1).tolist()
-        value = max(coins * self._px, money)
-        self.moves.append(Move(int(now_ns), coins, money, value * self.stock.move_bps / BPS))
+        if change.any():
+            self.drift += change
+            self.held += np.minimum(change, 0.0)
+            arrives_ns = now_ns + round(self.stock.move_s * NS_PER_S)
+            self._later(arrives_ns, np.maximum(change, 0.0), False)
+            self.moves.append(_move(int(now_ns), change, self._px, self.stock.move_bps))

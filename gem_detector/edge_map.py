@@ -245,7 +245,7 @@ def _heat(edges: EdgeMap, tier: str, ax: "Axes") -> None:
     ax.set_xticklabels([f"{v:g}" for v in net.columns])
     ax.set_yticklabels([f"{v:,.0f}" for v in net.index])
 
-
+# %% ../nbs/95_edge_map.ipynb #2a544379
 def _aside(i: int, n: int) -> float:
     "How far the i-th of n lines stands beside its place, so that bars do not hide each other."
     return 0.08 * (i - (n - 1) / 2)
@@ -268,7 +268,7 @@ def _lines(
     if groups:
         ax.legend(frameon=False, fontsize=7)
 
-
+# %% ../nbs/95_edge_map.ipynb #106f7a89
 def _carry(edges: EdgeMap, tier: str, ax: "Axes") -> None:
     "Net over size at each latency, the best size ringed."
     part = edges.cells.iloc[edges.pick(tier=tier, pair=ALL)]

@@ -85,7 +85,7 @@ def decisions_of_gems(
             raise InputError(f"no book pair for the gem {name[0]} {name[1]}>{name[2]}: {known}")
     return decisions_at([gem.ts_recv_ns for gem in listed], [place[n] for n in names], legs)
 
-
+# %% ../nbs/94_paper.ipynb #c26345fd
 def foresight(
     labels: GemLabels,
     merge_ns: int = NS_PER_S,  # gems on the same legs no further apart are one episode
@@ -96,7 +96,7 @@ def foresight(
     first.sort()
     return Decisions(labels.t0[first], labels.leg[first], number[first], labels.legs)
 
-
+# %% ../nbs/94_paper.ipynb #4d1761c1
 def random_decisions(
     n: int,
     span_ns: tuple[int, int],  # from, to
@@ -145,7 +145,7 @@ class PaperRule:
 
 AS_LABELS = PaperRule(False, False, 0.0, 0, Stock(move_bps=0.0))
 
-
+# %% ../nbs/94_paper.ipynb #217f2df3
 def drawn_delays(
     n: int,  # decisions
     paper: PaperRule,
@@ -182,7 +182,7 @@ def _taken_by_conversion(via: Venue | None, want: str, amount: float, rate: floa
     is_base = via.market.base == want  # bought with the amount, else the amount is sold
     return amount * rate * (1 + via.terms.fee_bps / BPS) if is_base else amount
 
-
+# %% ../nbs/94_paper.ipynb #f08d0fc4
 def send(
     t_ns: int,  # decision, receive time
     legs: Legs,

@@ -65,7 +65,7 @@ def _counts(result: PaperResult) -> dict[str, Any]:
     skipped = {name: found[name] for name in SKIPPED if name in found}
     return known | {"unknown": found.get("unknown", 0), "skipped": skipped}
 
-
+# %% ../nbs/94_paper_results.ipynb #c5653339
 def paper_summary(
     result: PaperResult,
     n_bootstrap: int = 1_000,  # resamples of trades
@@ -104,7 +104,7 @@ def equity_curve(
     columns = {"ts_ns": np.append(start, at[order]), "change": np.append(0.0, change[order])}
     return pd.DataFrame(columns | {"net": net, "drawdown": np.maximum.accumulate(net) - net})
 
-
+# %% ../nbs/94_paper_results.ipynb #4fabce81
 def plot_equity(
     curves: Mapping[str, pd.DataFrame],  # by name, from `equity_curve`
     ax: "Axes | None" = None,  # axes to draw on; default new ones
@@ -160,7 +160,7 @@ def latency_decay(
         rows.append({"added_ms": float(added), **{name: summary[name] for name in names}})
     return pd.DataFrame(rows)
 
-
+# %% ../nbs/94_paper_results.ipynb #08ab4f1a
 def plot_decay(
     decay: pd.DataFrame,  # from `latency_decay`
     ax: "Axes | None" = None,  # axes to draw on; default new ones
