@@ -31,13 +31,15 @@ def first_touch(
         if t1_ns[i] <= ts_ns[-1]:
             first[i] = 0.0
         start = np.searchsorted(ts_ns, spans_ns[i, 0], side="right")
-        for j in range(max(start - 1, 0), len(ts_ns)):
-            if ts_ns[j] > spans_ns[i, 1]:
+        last = np.searchsorted(ts_ns, spans_ns[i, 1], side="right") - 1
+        for j in range(start, last + 1):
+            if value[j] >= upper or value[j] <= lower:
+                first[i], t1_ns[i], last = 1.0 if value[j] >= upper else -1.0, ts_ns[j], j
                 break
-            end[i] = end[i] if np.isnan(value[j]) else value[j]
-            if j >= start and (value[j] >= upper or value[j] <= lower):
-                first[i], t1_ns[i] = 1.0 if value[j] >= upper else -1.0, ts_ns[j]
-                break
+        while last >= max(start - 1, 0) and np.isnan(value[last]):
+            last -= 1
+        if last >= max(start - 1, 0):
+            end[i] = value[last]
     return first, t1_ns, end
 
 # %% ../nbs/41_barriers.ipynb #47f640c3
@@ -146,7 +148,8 @@ def cusum_events(
     return cusum_rows(np.log(px) * BPS, float(threshold_bps))
 
 # %% ../nbs/41_barriers.ipynb #03bf84b0
-_UNIT = 2**52  # of a share: what a float still holds to the last one
+_BITS = 52
+_UNIT = 1 << _BITS  # of a share: what a float still holds to the last one
 
 
 @kernel
@@ -165,7 +168,7 @@ def _uniqueness(
     for j in range(n):
         at_work += steps[j]
         rest = share[1, j] + (int(_UNIT / at_work) if at_work > 0 else 0)
-        share[0, j + 1], share[1, j + 1] = share[0, j] + rest // _UNIT, rest % _UNIT
+        share[0, j + 1], share[1, j + 1] = share[0, j] + (rest >> _BITS), rest & (_UNIT - 1)
     own = (share[0, end] - share[0, first]) + (share[1, end] - share[1, first]) / _UNIT
     return own / (end - first)
 
@@ -179,7 +182,9 @@ def average_uniqueness(
     t0, t1 = np.asarray(t0, np.int64), np.asarray(t1, np.int64)
     if t0.shape != t1.shape or (t1 < t0).any():
         raise InputError(f"labels need t1 >= t0 for each: {t0.shape} t0, {t1.shape} t1")
-    grid = np.unique(t0 if grid_ns is None else np.asarray(grid_ns, np.int64))
+    grid = t0 if grid_ns is None else np.asarray(grid_ns, np.int64)
+    if (np.diff(grid) <= 0).any():  # sorting would take longer than all the rest
+        grid = np.unique(grid)
     first, end = np.searchsorted(grid, t0, "left"), np.searchsorted(grid, t1, "right")
     with np.errstate(invalid="ignore"):
         return np.asarray(_uniqueness(first, end, len(grid)))

@@ -811,6 +811,31 @@ def test_a_venue_that_vanishes_is_left_out_after_its_time() -> None:
     assert set(frame.loc[~after, "n_venues"]) == {3}
 
 
+@pytest.mark.parametrize("how", ["gap", "crossed", "unproven", "empty"])
+def test_a_touch_that_is_lost_makes_a_row_of_the_others(how: str) -> None:
+    a, b, c = (("binance", "BTC/USDT"), ("okx", "BTC/USDT"), ("htx", "BTC/USDT"))
+    good = [(99.0, 1.0)], [(100.0, 1.0)]
+    lost = {
+        "gap": Gap(*c, START_NS + S, "sequence"),
+        "crossed": snapshot(c, START_NS + S, good[1], good[0]),
+        "unproven": snapshot(c, START_NS + S, *good, StreamState.SUSPECT),
+        "empty": snapshot(c, START_NS + S, [], []),
+    }[how]
+    events = [snapshot(m, START_NS + k, *good) for k, m in enumerate((a, b, c))]
+    again = replace(lost, ts_recv_ns=lost.ts_recv_ns + S)  # nothing left to lose
+    frame = rows_of([*events, lost, again], sampler="bbo")
+    assert frame["n_venues"].tolist() == [2, 3, 2]
+    assert frame.index[-1] == lost.ts_recv_ns
+
+
+def test_paths_without_a_common_time_have_no_leader() -> None:
+    early, late = np.arange(10) * S, np.arange(9, 19) * S
+    px = np.linspace(100.0, 101.0, 10)
+    for ask in (lead_lag, lambda *paths: correlation_curve(*paths, np.zeros(1))):
+        with pytest.raises(InputError, match="without a time in common"):
+            ask(early, px, late, px)
+
+
 def test_equal_stamps_and_stamps_that_go_back() -> None:
     a, b = ("binance", "BTC/USDT"), ("okx", "BTC/USDT")
     books = [
