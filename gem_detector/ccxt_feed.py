@@ -201,20 +201,20 @@ class CcxtBooks(CcxtView):
     def _take_book(self, book: Mapping[str, Any]) -> None:
         "A book of ccxt becomes a snapshot, or is refused with its reason."
         self.counts["book_messages"] += 1
-        ts_ns, stamp_ns = self._arrivals.now_ns(), stamp_of(book)
+        ts_ns = self._arrivals.now_ns()
         try:
+            stamp_ns, nonce = stamp_of(book), book.get("nonce")
             shape = (self.depth, self._contract_size)
             bids, asks = side_of(book["bids"], *shape, -1), side_of(book["asks"], *shape, 1)
             if len(bids) and len(asks) and bids[0, 0] >= asks[0, 0]:
                 raise ValueError("crossed")
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             self.rejected[f"book: {error}"] += 1
             self._lose(str(error) if str(error) == "crossed" else "malformed", StreamState.SUSPECT)
             return
         if stamp_ns:
             self.clock_sync.add_one_way(stamp_ns, ts_ns)
             self.latency.add(0, stamp_ns, ts_ns)
-        nonce = book.get("nonce")
         self._enter(StreamState.UNVERIFIABLE)
         self._book = OrderBookSnapshot(
             self.exchange,

@@ -10,7 +10,8 @@ __all__ = ['LIVED_S', 'ALIVE_S', 'MAX_FRAMES', 'Receiver', 'backoff', 'HostAttem
 import asyncio
 import random
 import ssl
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
@@ -202,20 +203,11 @@ class Connection(Wire):
         "Connect and read until cancelled; raise `FeedError` for what will not heal."
         is_connected = False  # errors of whoever receives are not errors of connecting
         try:
-            async for ws in connect(
-                self.url,
-                max_size=self.socket.max_size,
-                max_queue=MAX_FRAMES,
-                open_timeout=10,
-                close_timeout=1,
-                ping_interval=self.alive_s,
-                ping_timeout=self.alive_s,
-                process_exception=lasting,
-                reconnect_delays=lambda: self._delays,
-            ):
-                is_connected = True
-                await self._live(ws)
-                is_connected = False
+            async with aclosing(self._sockets()) as sockets:
+                async for ws in sockets:
+                    is_connected = True
+                    await self._live(ws)
+                    is_connected = False
         except (OSError, ValueError, WebSocketException) as error:
             if is_connected:
                 raise
@@ -223,6 +215,24 @@ class Connection(Wire):
         finally:
             for task in self._tasks:
                 task.cancel()
+
+    async def _sockets(self) -> AsyncGenerator[ClientConnection]:
+        "One open socket after the other; each is closed before the next is asked for."
+        async for ws in connect(
+            self.url,
+            max_size=self.socket.max_size,
+            max_queue=MAX_FRAMES,
+            open_timeout=10,
+            close_timeout=1,
+            ping_interval=self.alive_s,
+            ping_timeout=self.alive_s,
+            process_exception=lasting,
+            reconnect_delays=lambda: self._delays,
+        ):
+            try:
+                yield ws
+            finally:
+                await ws.close()
 
     async def _live(self, ws: ClientConnection) -> None:
         "One connection from its opening to its end, and the wait after it."
