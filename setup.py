@@ -44,6 +44,7 @@ setup(
     extras_require={
         "dev": words("dev_requirements"),
         "jupyter": words("jupyter_requirements"),
+        "cluster": words("cluster_requirements"),
     },
     entry_points={
         "console_scripts": words("console_scripts"),

@@ -4,7 +4,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-KEYS = ("requirements", "jupyter_requirements", "dev_requirements")
+KEYS = ("requirements", "jupyter_requirements", "cluster_requirements", "dev_requirements")
 
 
 def requirements() -> list[str]:
