@@ -9,6 +9,7 @@ from .barriers import (
     triple_barrier as triple_barrier,
 )
 from .book import OrderBook as OrderBook
+from .ccxt_feed import CcxtOrderBookStream as CcxtOrderBookStream
 from .clock import ClockSync as ClockSync
 from .compiled_book import CompiledBook as CompiledBook
 from .core import (
@@ -23,6 +24,7 @@ from .core import (
     Trade as Trade,
 )
 from .costs import FeeTable as FeeTable
+from .dashboard import Dashboard as Dashboard
 from .datasets import labelled as labelled, read_dataset as read_dataset
 from .decisions import GemRule as GemRule
 from .demo import run_demo as run_demo
@@ -50,8 +52,10 @@ from .hpo import (
     HyperparameterOptimizer as HyperparameterOptimizer,
     MultiObjectiveOptimizer as MultiObjectiveOptimizer,
 )
+from .importers import Imported as Imported
 from .labels import label_gems as label_gems, label_onset as label_onset
 from .leakage import audit_leakage as audit_leakage
+from .ledger import ResearchLedger as ResearchLedger
 from .lgbm import LightGBMPipeline as LightGBMPipeline
 from .market_watch import MarketWatch as MarketWatch, WatchSettings as WatchSettings
 from .markets import instrument as instrument, load_markets as load_markets
@@ -60,7 +64,20 @@ from .metrics import (
     start_metrics_server as start_metrics_server,
     track_prediction as track_prediction,
 )
+from .overfitting import (
+    deflated_sharpe_ratio as deflated_sharpe_ratio,
+    minimum_track_record_length as minimum_track_record_length,
+    pbo_cscv as pbo_cscv,
+    probabilistic_sharpe_ratio as probabilistic_sharpe_ratio,
+)
 from .pairs import BasisRule as BasisRule
+from .paper import (
+    Decisions as Decisions,
+    PaperRule as PaperRule,
+    foresight as foresight,
+    paper_trade as paper_trade,
+)
+from .paper_results import paper_summary as paper_summary
 from .planting import Desk as Desk, planted_market as planted_market
 from .recorder import (
     EventWriter as EventWriter,
@@ -91,9 +108,12 @@ from .streams import (
     KrakenOrderBookStream as KrakenOrderBookStream,
     OKXOrderBookStream as OKXOrderBookStream,
     make_stream as make_stream,
+    make_streams as make_streams,
 )
+from .track_record import overfitting_report as overfitting_report
 from .training import ModelMetrics as ModelMetrics
 from .walk_forward import WalkForwardOptimizer as WalkForwardOptimizer
+from .wire_faults import Fault as Fault
 
 __version__: str
 __all__: list[str]
