@@ -214,7 +214,7 @@ def print_gap_report(
     print(f"  gaps          {report['gaps']}" + (f": {reasons}" if reasons else ""))
     lost = f"{report['missing_ids']:,} ids"
     unsized = report["gaps_of_unknown_size"]
-    print(f"  missing       {lost}" + (f", and {unsized} gaps of unknown size" if unsized else ""))
+    print(f"  missing       {lost}" + (f", and {unsized} of unknown size" if unsized else ""))
     costs = f"resync {report['resync_s']:.2f} s, down {report['down_s']:.2f} s"
     print(f"  cost          {costs}, longest gap {report['longest_gap_s']:.2f} s")
     drops = report["own_drops"]

@@ -132,7 +132,7 @@ def row_of(
     return "books", row | {"state": str(event.state)}
 
 # %% ../nbs/22_recorder.ipynb #eb3ac17b
-ROWS_IN_GROUP = 8192  # rows packed at once: some MB of books, well packed
+ROWS_IN_GROUP = 2048  # rows packed at once: well packed, and the loop is held for some ms only
 
 # %% ../nbs/22_recorder.ipynb #d1ac1523
 class TableWriter:
@@ -182,6 +182,8 @@ class EventWriter:
         folder: str | os.PathLike[str],  # gets books/, trades/ and gaps/
         depth: int = 20,  # rows of a side kept of every book
     ) -> None:
+        import pyarrow.parquet  # noqa: F401 (takes long: not with the first event)
+
         self.folder, self.depth = Path(folder), depth
         self.n_events = 0
         self._writers: dict[tuple[str, str, str], tuple[Path, TableWriter]] = {}

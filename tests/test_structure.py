@@ -12,7 +12,10 @@ import pytest
 from notebooks import PACKAGE, ROOT, Cell, cells, code_cells, imported, module_of, notebooks
 
 SOURCE = ROOT / PACKAGE
-LIGHT = "core store markets frames wire arrivals sync connection streams".split()
+LIGHT = (
+    "core store markets frames wire arrivals sync connection streams listeners rest sources "
+    "handover stream_face ccxt_feed feed_view live_session"
+).split()
 HEAVY = "numba pandas pyarrow ccxt matplotlib scipy lightgbm optuna sklearn seaborn".split()
 LONGEST_CELL = 150  # lines: a documented face may reach this, everything else is far below
 
