@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OneSentenceParser', 'progress_bar', 'ReplaySummary', 'replay_facts', 'moment', 'print_replay', 'check_header',
-           'check_found', 'Feed', 'recorded_feeds', 'feeds_of', 'Scorer', 'replay', 'train', 'demo', 'number_from',
-           'folder_name', 'parser', 'main']
+           'check_found', 'Feed', 'recorded_feeds', 'feeds_of', 'Scorer', 'replay', 'plain_dataset', 'train', 'edge',
+           'demo', 'number_from', 'folder_name', 'parser', 'main']
 
 # %% ../nbs/97_cli.ipynb #4bbcfe73
 import argparse
@@ -18,19 +18,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .clock import LatencySketch
 from .command_words import plain, print_table
 from .core import Event, FeedError, Gap, InputError, NS_PER_S, OrderBookSnapshot
 from .core import utc_text
+from .dataset_commands import add_parsers as add_dataset_parsers
+from .edge_command import add_edge_arguments, edge_page
 from .feed_commands import add_parsers as add_feed_parsers
 from .frames import read_header
+from .learning_commands import add_parsers as add_learning_parsers
 from .recorder import EventWriter, recordings
 from .report import shown
 from .store import atomic_folder, check_replaceable
 from .streams import OrderBookStream, make_stream
 from .sync import LINE_NUMBERS_NS
+
+# %% ../nbs/97_cli.ipynb #67e63921
+if TYPE_CHECKING:
+    from gem_detector.datasets import Dataset
 
 # %% ../nbs/97_cli.ipynb #09b4fdab
 class OneSentenceParser(argparse.ArgumentParser):
@@ -301,15 +308,30 @@ def replay(args: argparse.Namespace) -> int:
     return 0
 
 # %% ../nbs/97_cli.ipynb #54c64e3b
+def plain_dataset(
+    path: Path,  # .csv or .parquet: timestamp, features, is_gem
+) -> "Dataset":  # its sidecar is empty
+    "A table of labelled rows that has no sidecar."
+    import pandas as pd
+
+    from gem_detector.datasets import Dataset
+    from gem_detector.labelled_tables import read_labelled
+
+    table = read_labelled(path)
+    rows = table.frame[[table.time, *table.features, table.target]]
+    return Dataset(rows, pd.DataFrame(index=rows.index), None)
+
+# %% ../nbs/97_cli.ipynb #60fadbc4
 def train(args: argparse.Namespace) -> int:
     "Train a primary and a meta model on a file of labelled rows."
-    from gem_detector.datasets import read_dataset
+    from gem_detector.datasets import read_dataset, sidecar_path
     from gem_detector.gem_models import N_TREES, train_gem_models
     from gem_detector.lgbm import LightGBMPipeline
     from gem_detector.market_watch import WatchSettings
     from gem_detector.meta_labeling import MetaLabeler, MetaLabelingConfig
 
-    data = read_dataset(args.file)
+    is_plain = args.file.is_file() and not sidecar_path(args.file).exists()
+    data = plain_dataset(args.file) if is_plain else read_dataset(args.file)
     check_replaceable(args.out, "primary/params.json")
     with atomic_folder(args.out, replace=True) as folder, progress_bar(" model", total=2) as bar:
         if data.made is not None and {"trade", "burst_score"} <= set(data.sidecar.columns):
@@ -318,7 +340,8 @@ def train(args: argparse.Namespace) -> int:
             primary, meta = models.primary, models.meta
             bar.update(2)
         else:
-            given = {name: data.sidecar[name].to_numpy() for name in ("t0", "t1")}
+            known = [] if is_plain else ["t0", "t1"]
+            given = {name: data.sidecar[name].to_numpy() for name in known}
             X, y = data.rows[data.features], data.rows["is_gem"]
             primary = LightGBMPipeline(folder / "primary")
             primary.train(X, y, args.trees or 1000, **given)
@@ -339,6 +362,16 @@ def train(args: argparse.Namespace) -> int:
     )
     if args.json:
         print(json.dumps(plain({"rows": len(data), "models": rows}), allow_nan=False))
+    return 0
+
+# %% ../nbs/97_cli.ipynb #f3995852
+def edge(args: argparse.Namespace) -> int:
+    "Map what a recording earns by latency, fee tier, size and pair of venues."
+    page = edge_page(args)
+    print_table(page.rows())
+    print(f"\n{page.folder / 'edge.html'}")
+    if args.json:
+        print(json.dumps(plain(page.as_dict()), allow_nan=False))
     return 0
 
 # %% ../nbs/97_cli.ipynb #f8e44f3b
@@ -427,10 +460,15 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--trees", type=number_from(1, int), help=trees)
     one.set_defaults(run=train)
 
-    add_feed_parsers(commands)
+    one = commands.add_parser("edge", help=edge_page.__doc__, description=edge_page.__doc__)
+    add_edge_arguments(one)
+    one.set_defaults(run=edge)
 
+    add_feed_parsers(commands)
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="last line: the result as JSON")
+    for add_parsers in (add_dataset_parsers, add_learning_parsers):
+        add_parsers(commands)  # with --json of their own
     return top
 
 

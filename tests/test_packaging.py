@@ -87,6 +87,14 @@ def test_no_path_of_the_building_machine(built: tuple[Path, Path]) -> None:
             assert not found, f"{name}: {found[0]!r}"  # type: ignore[index]
 
 
+def test_import_replay_and_train_as_on_windows(tmp_path: Path) -> None:
+    "The script that the workflow runs there."
+    command = [sys.executable, ROOT / "tools" / "smoke.py"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.splitlines()[-1] == "import, replay and train work"
+
+
 @pytest.mark.verify
 def test_wheel_runs_in_a_fresh_environment(built: tuple[Path, Path], tmp_path: Path) -> None:
     "Installed with its dependencies outside the checkout, the demo runs."
