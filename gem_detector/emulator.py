@@ -138,14 +138,14 @@ class VenueServer:
             raise InputError(f"no emulated venue {venue!r}: there are {', '.join(VENUES)}")
         if rest_delay_ms < 0 or slow_client_s <= 0:
             raise InputError(
-                f"needs rest_delay_ms >= 0 and slow_client_s > 0: {rest_delay_ms}, {slow_client_s}"
+                f"needs rest_delay_ms >= 0, slow_client_s > 0: {rest_delay_ms}, {slow_client_s}"
             )
-        self.venue, self.seed, self.host, self.port = venue, market.seed, host, port
+        self.venue, self.host, self.port = venue, host, port
+        self.seed, self.start_ns = market.seed, market.start_ns
         self.arrivals = WallArrivals() if arrivals is None else arrivals
         self.rest_delay_ms, self.slow_client_s = rest_delay_ms, slow_client_s
         self.behaviour = VENUES[venue](gateways, market.start_ns)
         self.one_way_ns = min(gateway.one_way_ns for gateway in gateways.values())
-        self.start_ns = market.start_ns
         self.end_ns = max(gateway.end_ns for gateway in gateways.values())
         self.fed_ns = 0  # everything that arrives up to here was sent
         self.sockets: list[ServedSocket] = []  # open ones, oldest first
@@ -219,8 +219,8 @@ class VenueServer:
 
     async def _serve(self, connection: ServerConnection) -> None:
         "One WebSocket from its opening to its end."
-        wire = self.plan.wire()
-        socket = ServedSocket(connection, self.arrivals, self.slow_client_s, wire)
+        slow_s, wire = self.slow_client_s, self.plan.wire()
+        socket = ServedSocket(connection, self.arrivals, slow_s, wire)
         opened_ns = self._attempted(socket.line.path) + self.one_way_ns
         socket.announce(opened_ns + self.one_way_ns)
         self.behaviour.opened(socket.line, opened_ns)
@@ -258,13 +258,9 @@ class VenueServer:
             self.arrivals.announce(f"rest:{path}", asked_ns + trip_ns, crc32(path.encode()))
         else:
             await asyncio.sleep(trip_ns / NS_PER_S / self.arrivals.speed)
-        headers = Headers(
-            [
-                ("Content-Type", "application/json"),
-                ("Content-Length", str(len(body))),
-                ("Connection", "close"),
-            ]
-        )
+        size = str(len(body))
+        kind = ("Content-Type", "application/json")
+        headers = Headers([kind, ("Content-Length", size), ("Connection", "close")])
         return Response(status, "OK" if status == 200 else "Error", headers, body)
 
 # %% ../nbs/18_emulator.ipynb #500e1a06
