@@ -113,21 +113,11 @@ def checked_sums(
     return continuity.checksum(instrument, bids, asks), message.checksum
 
 # %% ../nbs/16_book_sync.ipynb #34c26d64
-_FIELDS = "exchange symbol ts_event_ns ts_recv_ns bids asks sequence state ts_engine_ns ts_send_ns trusted_depth"
-_SETTERS = [OrderBookSnapshot.__dict__[name].__set__ for name in _FIELDS.split()]
-(
-    _set_exchange,
-    _set_symbol,
-    _set_event_ns,
-    _set_recv_ns,
-    _set_bids,
-    _set_asks,
-    _set_sequence,
-    _set_state,
-    _set_engine_ns,
-    _set_send_ns,
-    _set_trusted,
-) = _SETTERS
+_FIELDS = (
+    "exchange symbol ts_event_ns ts_recv_ns bids asks sequence state ts_engine_ns ts_send_ns "
+    "trusted_depth"
+).split()
+_SETTERS = tuple(vars(OrderBookSnapshot)[name].__set__ for name in _FIELDS)
 
 # %% ../nbs/16_book_sync.ipynb #ff792e99
 def snapshot_event(
@@ -142,17 +132,18 @@ def snapshot_event(
     "A book as an event."
     event = OrderBookSnapshot.__new__(OrderBookSnapshot)
     engine_ns, send_ns = message.ts_engine_ns, message.ts_send_ns
-    _set_exchange(event, instrument.exchange)
-    _set_symbol(event, instrument.symbol)
-    _set_event_ns(event, engine_ns or send_ns)
-    _set_recv_ns(event, ts_recv_ns)
-    _set_bids(event, bids)
-    _set_asks(event, asks)
-    _set_sequence(event, message.last_id)
-    _set_state(event, state)
-    _set_engine_ns(event, engine_ns)
-    _set_send_ns(event, send_ns)
-    _set_trusted(event, trusted)
+    exchange, symbol, event_ns, recv_ns, bid, ask, sequence, known, engine, send, depth = _SETTERS
+    exchange(event, instrument.exchange)
+    symbol(event, instrument.symbol)
+    event_ns(event, engine_ns or send_ns)
+    recv_ns(event, ts_recv_ns)
+    bid(event, bids)
+    ask(event, asks)
+    sequence(event, message.last_id)
+    known(event, state)
+    engine(event, engine_ns)
+    send(event, send_ns)
+    depth(event, trusted)
     return event
 
 # %% ../nbs/16_book_sync.ipynb #9787a0d7

@@ -285,12 +285,12 @@ class CompiledSide(BookSide):
         return touch
 
     def _make_room(self, coming: np.ndarray) -> None:
-        "A larger table, or one without the dead: at most a quarter full with all that is coming."
+        "A larger table, or one without the dead: at most an eighth full with all that is coming."
         old, n = self.table, len(self) + len(coming)
         near = np.abs(self.window[: self.count[_SHOWN]])
         prices = np.append(near, coming[np.isfinite(coming[:, 0]), 0])
         self.scale = self.sign * _ticks_per_unit(np.unique(prices))
-        self.table = np.empty((1 << max(4 * n - 1, 1_023).bit_length(), 2))
+        self.table = np.empty((1 << max(8 * n - 1, 1_023).bit_length(), 2))
         self.count[_USED] = _rehash(old, self.table, self.scale)
 
     def _keys(self, depth: int) -> np.ndarray:

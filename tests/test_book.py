@@ -116,20 +116,25 @@ def test_equals_naive_book(kind: type[OrderBook], as_arrays: bool, sequence: lis
 def test_large_books_whatever_the_prices(seed: int, tick: float, base: int, spread: int) -> None:
     "Growing tables, dead prices, refilled windows: on ticks that no scale was made for."
     rng = np.random.default_rng(seed)
-    compiled, plain = CompiledBook(), OrderBook()
+    books, naive = (CompiledBook(), OrderBook()), NaiveBook()
     for _ in range(12):
         sides = []
         for _ in range(2):
             ticks = base + 1 + rng.geometric(1 / spread, rng.integers(0, 900))
             gone = rng.random(len(ticks)) < rng.choice([0.1, 0.6, 0.95])
             sides.append(np.column_stack([ticks * tick, np.where(gone, 0.0, 1.0 + ticks % 7)]))
-        compiled.apply(*sides)
-        plain.apply(*sides)
-        assert compiled.best() == pytest.approx(plain.best(), rel=0, abs=0, nan_ok=True)
-        depth = int(rng.integers(1, 700))
-        assert all(map(np.array_equal, compiled.top(depth), plain.top(depth)))
-    assert all(map(np.array_equal, compiled.ladder(), plain.ladder()))
-    assert compiled.orphan_deletes == plain.orphan_deletes
+        naive.apply(*(side.tolist() for side in sides))
+        expected, depth = naive.ladder(), int(rng.integers(1, 700))
+        for book in books:
+            book.apply(*sides)
+            for found, rows in zip(book.top(depth), expected):
+                assert [tuple(row) for row in found.tolist()] == rows[:depth]
+            assert (book.n_bids, book.n_asks) == tuple(map(len, expected))
+        if rng.random() < 0.2:
+            for book in (*books, naive):
+                book.truncate(depth)
+    assert all(map(np.array_equal, books[0].ladder(), books[1].ladder()))
+    assert books[0].orphan_deletes == books[1].orphan_deletes == naive.orphan_deletes
 
 
 @settings(max_examples=40, deadline=None)
