@@ -223,7 +223,11 @@ def tune(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {"sampler": args.sampler, "pruner": pruner, "seed": args.seed}
     where = (args.study, args.out, MEASURES[args.metric], args.trials, args.jobs, storage)
     search = HyperparameterOptimizer(*where, **options)
-    ask: dict[str, Any] = {"sample_weight": rows.weight, "net_bps": rows.net_bps, "episode_id": rows.episode_id}
+    ask: dict[str, Any] = {
+        "sample_weight": rows.weight,
+        "net_bps": rows.net_bps,
+        "episode_id": rows.episode_id,
+    }
     ask |= {"t1": rows.labels.t1 if rows.labels.is_purged else None, "n_splits": args.folds}
     with storage_errors(), on_cluster(args.dask):
         best = search.optimize_lightgbm(
