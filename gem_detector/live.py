@@ -317,7 +317,7 @@ class LiveRun:
         markets = [(feed.stream.exchange, feed.stream.symbol) for feed in self.feeds]
         self.clocked = ClockedDetector(models, markets)
         self.listeners, self.attempt_s = tuple(listeners), attempt_s
-        self.connecting = asyncio.Event()  # set when every feed has begun to connect
+        self.connecting = asyncio.Event()  # set when every feed has begun to connect, or it failed
         self.n_near_misses, self.has_begun = 0, False
         self._on_gem, self._on_status = on_gem, on_status
         self._gate, self._stop, self._ready = SignalGate(), asyncio.Event(), set[str]()
@@ -330,11 +330,13 @@ class LiveRun:
     ) -> dict[str, Any]:  # get_stats() at the end
         "Go on until stopped; raise what made going on impossible."
         with ExitStack() as stack:
+            stack.callback(self.connecting.set)
             self._files = files = _Files(self.folder, stack)
-            for compiles in (partial(warm, self.models), *(one.warm for one in self.listeners)):
-                await asyncio.to_thread(compiles)
+            await asyncio.to_thread(warm, self.models)
+            for one in self.listeners:
+                await asyncio.to_thread(one.warm)
             files.begin(self.arrivals.now_ns(), self.desk.model, self.feeds)
-            tasks = [asyncio.create_task(self._stop.wait())]
+            tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
             for feed in self.feeds if not self._stop.is_set() else ():
                 going = feed.keep_going(files.new_session, files.lost, self.attempt_s)
                 tasks.append(asyncio.create_task(going))
@@ -390,12 +392,12 @@ class LiveRun:
         }
 
     def _start_timers(self, duration_s: float | None) -> list[Any]:
-        later, again = self.arrivals.call_later, [None]
+        later = self.arrivals.call_later
 
         def tick(ts_ns: int, _: None) -> None:
             if not self._stop.is_set():
                 self._tick(ts_ns)
-                again[0] = later(NS_PER_S, tick)
+                later(NS_PER_S, tick)
 
         timers = [later(NS_PER_S, tick), later(round(self.attempt_s * NS_PER_S), self._give_up)]
         if duration_s is not None:
@@ -422,21 +424,28 @@ class LiveRun:
             if len(ready) < 2 and self.has_begun:
                 LOG.warning("fewer than two books: waiting", extra=facts)
             self._ready = ready
-        for one in self.listeners:
-            one.on_tick(ts_ns)
+        with self._fatal():
+            for one in self.listeners:
+                one.on_tick(ts_ns)
         if self._on_status is not None:
             self._on_status(self.get_stats())
 
     def _take(self, heard: Heard) -> None:
-        "One event: decide, write, tell. Callbacks of streams may not fail unseen."
+        "One event: decide, write, tell."
         if self._stop.is_set():
             return
-        try:
+        with self._fatal():
             for decision in self.clocked.on_event(heard):
                 if decision.p_primary == decision.p_primary:
                     self._asked(decision)
             for one in self.listeners:
                 one.on_event(heard)
+
+    @contextmanager
+    def _fatal(self) -> Iterator[None]:
+        "Streams and timers count errors of those they call and go on: here one ends the run."
+        try:
+            yield
         except BaseException as error:
             self._error = error
             self.stop()

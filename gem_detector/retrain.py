@@ -198,7 +198,6 @@ def retrain(
     if champion is not None and champion.settings != settings:
         raise InputError(f"{in_use}: the champion was trained on rows of other settings")
     old, new = held_back(data, share, trained_until_ns(in_use) if has_champion else 0)
-    old = old if len(old) else data.part(np.zeros(len(data), bool))
     name = store.in_use
     version = _write_challenger(store, old, settings, n_trees)
     if champion is None:
@@ -235,11 +234,13 @@ def compared(
         theirs = ours = np.empty(0, np.int64)
         count = 0
     scores = [signal_scores(rows, ids) for rows in (ours, theirs)]
-    gain = gain_interval(earned_by_unit(usable, (ours, theirs)), looks) if count else (0.0,) * 3
+    gain = gain_interval(earned_by_unit(usable, (ours, theirs)), looks)
     is_promoted, reason = _reason(n_episodes, count, gain)
     span = _span(data)
-    figures = (n_rows, len(data), n_episodes, count, *gain, looks)
-    return RetrainVerdict(version, name, is_promoted, reason, *figures, *scores, *span)
+    return RetrainVerdict(
+        version, name, is_promoted, reason, n_rows, len(data), n_episodes, count, *gain, looks,
+        scores[0], scores[1], *span,
+    )  # fmt: skip
 
 
 def _unrivalled(version: str, old: Dataset, new: Dataset) -> RetrainVerdict:

@@ -101,7 +101,7 @@ class ShadowLedger:
 
     def warm(self) -> None:
         "Open the file, compile the fills, and begin to settle what was left open."
-        settle(*_rehearsal(), self.rule, fees=self.fees)
+        settle(*_rehearsal(), replace(self.rule, latency_ms=100.0), fees=self.fees)
         self._file = LineFile(self.folder / "shadow.jsonl")
         left = [row for row in shadow_rows(self.folder) if "net_bps_realised" not in row]
         if left:
@@ -126,9 +126,10 @@ class ShadowLedger:
         if self._working is not None and self._working.done():
             self._working.result()
             self._working = None
-        oldest = min((line["ts_recv_ns"] for line in self._open.values()), default=now_ns)
+        lines = list(self._open.values())  # the thread takes some away meanwhile
+        oldest = min((line["ts_recv_ns"] for line in lines), default=now_ns)
         self._window.trim(min(oldest, now_ns - round(_KEEP_S * NS_PER_S)))
-        due = [line for name, line in self._open.items() if self._due_ns[name] <= now_ns]
+        due = [line for line in lines if self._due_ns.get(line["id"], now_ns + 1) <= now_ns]
         if due and self._working is None:
             taken = self._window.taken()
             self._working = self._thread.submit(self._settle, due, taken, now_ns)
@@ -196,15 +197,14 @@ class ShadowLedger:
 
 def _rehearsal() -> tuple[list[dict[str, Any]], dict[str, BookColumns]]:
     "A decision between two quiet books, to compile with."
-    sides = np.array([[100.0, 1.0]]), np.array([[101.0, 1.0]])
-    names = ("binance", "okx")
+    names, at = ("binance", "okx"), np.array([0, 60 * NS_PER_S])
+    bid, ask, qty = (np.full((2, 1), value) for value in (100.0, 101.0, 1.0))
     books = {
         f"{venue} BTC/USDT": BookColumns(
-            venue, "BTC/USDT", "spot", at := np.array([0, 60 * NS_PER_S]), at,
-            *(np.repeat(side[:, k], 2)[:, None] for side in sides for k in (0, 1)), at >= 0,
+            venue, "BTC/USDT", "spot", at, at, bid, qty, ask, qty, at >= 0
         )
         for venue in names
-    }  # fmt: skip
+    }
     trade = f"arbitrage {names[0]} BTC/USDT>{names[1]} BTC/USDT"
     return [{"ts_recv_ns": NS_PER_S, "trade": trade}], books
 
