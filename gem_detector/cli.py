@@ -29,6 +29,7 @@ from .edge_command import add_edge_arguments, edge_page
 from .feed_commands import add_parsers as add_feed_parsers
 from .frames import read_header
 from .learning_commands import add_parsers as add_learning_parsers
+from .live_commands import add_parsers as add_live_parsers
 from .recorder import EventWriter, recordings
 from .report import shown
 from .store import atomic_folder, check_replaceable
@@ -467,7 +468,7 @@ def parser() -> argparse.ArgumentParser:
     add_feed_parsers(commands)
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="last line: the result as JSON")
-    for add_parsers in (add_dataset_parsers, add_learning_parsers):
+    for add_parsers in (add_dataset_parsers, add_learning_parsers, add_live_parsers):
         add_parsers(commands)  # with --json of their own
     return top
 

@@ -117,8 +117,8 @@ def feed_rows(
                 "frames": stats["counts"].get("frames", 0),
                 "gaps": stream.gap_count,
                 "reconnects": stats["reconnects"],
-                "wire p50 ms": wire.get("p50", nan),
-                "p99 ms": wire.get("p99", nan),
+                "wire p50 ms": wire.get("p50_ms", nan),
+                "p99 ms": wire.get("p99_ms", nan),
                 "measured": wire.get("kind", "unknown"),
             }
         )

@@ -84,6 +84,7 @@ class FeedView:
             "market_type": sync.instrument.market_type,
             "state": str(self.state),
             "counts": {**self._feed.counts, **sync.counts},
+            "trades": dict(self._feed.feed.trade_syncs[self._sync_name].counts),
             "rejected": dict(self._feed.feed.rejected),
             "states": [(ts_ns, str(state)) for ts_ns, state in sync.states],
             "orphan_deletes": sync.book.orphan_deletes,

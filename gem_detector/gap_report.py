@@ -137,7 +137,7 @@ class Watch:
     def report(self) -> dict[str, Any]:
         "The coverage, with who it is of and what was dropped on this side."
         stats = self.stream.get_stats()
-        counts = stats["counts"]
+        trades = stats.get("trades", {})
         return {
             "exchange": self.stream.exchange,
             "symbol": self.stream.symbol,
@@ -146,8 +146,8 @@ class Watch:
             "reconnects": stats["reconnects"],
             "rejected_frames": sum(stats["rejected"].values()),
             "own_drops": stats["dropped_events"],
-            "missing_trades": counts.get("missing_trades", 0),
-            "backfilled_trades": counts.get("backfilled_trades", 0),
+            "missing_trades": trades.get("missing", 0),
+            "backfilled_trades": trades.get("backfilled", 0),
         }
 
 # %% ../nbs/22_gap_report.ipynb #ed01df79

@@ -6,8 +6,11 @@ import pytest
 
 from gem_detector.aggregator import MultiExchangeAggregator
 from gem_detector.core import NS_PER_S, Gem, InputError, OrderBookSnapshot
-from gem_detector.dashboard import Dashboard, gem_row, sparkline
+from gem_detector.dashboard import Dashboard, feed_rows, gem_row, sparkline
+from gem_detector.demo import DemoResult
 from gem_detector.planting import planted_market, tape_events
+from gem_detector.recorder import recordings
+from gem_detector.streams import make_stream
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +60,11 @@ def test_gems_in_a_line_and_lines_with_holes() -> None:
     assert sparkline([]).count("<path") == 1 and "nan" not in sparkline([float("nan"), 1.0])
     with pytest.raises(InputError, match="low < high"):
         sparkline([1.0], low=1, high=1)
+
+
+def test_feeds_say_how_late_they_are(planted_demo: DemoResult) -> None:
+    raw = planted_demo.folder / "recording" / "raw"
+    stream = make_stream("binance", "BTC/USDT")
+    list(stream.replay(recordings(raw / "exchange=binance")))
+    (row,) = feed_rows({"binance": stream})
+    assert row["frames"] > 1_000 and row["gaps"] == 0
