@@ -120,9 +120,15 @@ class LiveDesk:
         "Everything needed to judge a decision."
         watched, row = decision.watched, decision.watched.row
         legs, seen = self.legs(decision, markets), row.to_dict()
-        sides = {"buy": (legs.buy, "buy"), "sell": (legs.sell, "sell"), "via": (legs.via, "convert")}
+        sides = {
+            "buy": (legs.buy, "buy"),
+            "sell": (legs.sell, "sell"),
+            "via": (legs.via, "convert"),
+        }
         told = {
-            leg: leg_line(markets[name], side, row.ts_recv_ns, self.fee_bps(markets[name].instrument))
+            leg: leg_line(
+                markets[name], side, row.ts_recv_ns, self.fee_bps(markets[name].instrument)
+            )
             for leg, (name, side) in sides.items()
             if name in markets
         }

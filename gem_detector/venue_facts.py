@@ -80,7 +80,10 @@ def protocol_of(
 
 # %% ../nbs/22_venue_facts.ipynb #3904036e
 NOT_HERE = {
-    ("kraken", "linear"): "Kraken has spot only here: its perpetuals are another API, krakenfutures",
+    (
+        "kraken",
+        "linear",
+    ): "Kraken has spot only here: its perpetuals are another API, krakenfutures",
     ("coinbase", "linear"): "Coinbase has spot only here: its perpetuals are coinbaseinternational",
     ("coinbase", "spot, Exchange feed"): "feed='exchange': no ids, a loss cannot be seen",
     ("any other", ""): "make_stream('kucoin', …) goes through ccxt and is UNVERIFIABLE at best",

@@ -248,9 +248,7 @@ def rest_trades(
     "The trades of a REST reply in common words."
     rows = [row for row in reversed(reply.result.rows) if not row.isBlockTrade]
     return [
-        TradeMessage(
-            venue_symbol, t.price, t.size, t.side.lower(), t.execId, t.time * NS_PER_MS
-        )
+        TradeMessage(venue_symbol, t.price, t.size, t.side.lower(), t.execId, t.time * NS_PER_MS)
         for t in rows
     ]
 

@@ -285,9 +285,7 @@ def rest_trades(
     "The trades of a REST reply in common words."
     rows = [row for group in reply.data for row in group.data]
     trades = [
-        TradeMessage(
-            venue_symbol, t.price, t.amount, t.direction, trade_id(t), t.ts * NS_PER_MS
-        )
+        TradeMessage(venue_symbol, t.price, t.amount, t.direction, trade_id(t), t.ts * NS_PER_MS)
         for t in rows
     ]
     return sorted(trades, key=lambda t: (t.ts_event_ns, len(t.trade_id), t.trade_id))

@@ -249,7 +249,12 @@ def rest_trades(
     pair: str,
 ) -> list[TradeMessage]:  # oldest first
     "The trades of a REST reply in common words."
-    rows = [row for name, rows in reply.result.items() if name != "last" for row in decoded(_REST_ROWS, rows)]
+    rows = [
+        row
+        for name, rows in reply.result.items()
+        if name != "last"
+        for row in decoded(_REST_ROWS, rows)
+    ]
     if not all(0 <= at_s < 9e9 for _, _, at_s, *_ in rows):
         raise MalformedMessage("a trade whose time is no time")
     trades = [
