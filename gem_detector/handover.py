@@ -14,6 +14,7 @@ import numpy as np
 from .book_sync import Action, BookSync
 from .core import Event, NS_PER_S, OrderBookSnapshot, Trade
 from .frames import Arrival
+from .lost_trades import FetchTrades
 from .sync import Feed
 from .wire import ClockInFeed
 
@@ -63,7 +64,9 @@ class RotatingFeed:
         self.feed, self.generation = self._fresh(), 0  # that is heard
         self.pending: Feed | None = None  # that is being brought up
         self.pending_generation = -1
-        self.actions: list[tuple[int, Action]] = []  # by generation; the caller clears them
+        self.actions: list[
+            tuple[int, Action | FetchTrades]
+        ] = []  # by generation; the caller clears them
         self._stands_since_ns = self._handed_over_ns = 0
         self._told: dict[tuple[str, str], None] = {}  # symbols and ids of trades, oldest first
 

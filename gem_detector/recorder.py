@@ -182,7 +182,7 @@ class EventWriter:
         folder: str | os.PathLike[str],  # gets books/, trades/ and gaps/
         depth: int = 20,  # rows of a side kept of every book
     ) -> None:
-        import pyarrow.parquet  # noqa: F401 (takes long: not with the first event)
+        import pyarrow.parquet  # takes long: not with the first event
 
         self.folder, self.depth = Path(folder), depth
         self.n_events = 0
