@@ -20,6 +20,7 @@ import msgspec
 
 from .arrivals import Arrivals
 from .book_sync import Action, Answer, BookSync, FetchSnapshot, Reconnect, Resubscribe
+from .lost_trades import FetchTrades
 from .connection import Connection, host_attempts
 from .core import Event, FeedError, MalformedMessage, NS_PER_S
 from .frames import Arrival
@@ -234,7 +235,7 @@ class Requests(Sockets):
 
     _n_errors = 0  # of the venue, seen so far
 
-    def _act(self, generation: int, action: Action) -> None:
+    def _act(self, generation: int, action: Action | FetchTrades) -> None:
         "Carry out what the feed asks for, not before its time."
         if isinstance(action, FetchSnapshot | Resubscribe):
             wait_ns = action.not_before_ns - self.arrivals.now_ns()
@@ -251,7 +252,7 @@ class Requests(Sockets):
         else:
             self._ask(generation, action)
 
-    def _ask(self, generation: int, action: Any) -> None:
+    def _ask(self, generation: int, action: FetchTrades) -> None:
         "Make a REST call that an action brings along, not before its time."
         call: RestCall = action.call
         name = named(f"{call.kind}:{action.venue_symbol}", generation)

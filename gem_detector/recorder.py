@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +183,7 @@ class EventWriter:
         folder: str | os.PathLike[str],  # gets books/, trades/ and gaps/
         depth: int = 20,  # rows of a side kept of every book
     ) -> None:
-        import pyarrow.parquet  # takes long: not with the first event
+        import_module("pyarrow.parquet")  # takes long: not with the first event
 
         self.folder, self.depth = Path(folder), depth
         self.n_events = 0
