@@ -3,10 +3,10 @@
     python benchmarks/bench_search.py            cost only
     python benchmarks/bench_search.py --peer     makes the peer's environment in build/peers
 
-Cost: the same random trials, once with the folds binned once and shared, once with datasets
+Cost: the same random trials, once with the folds binned once and shared, once with the datasets
 made anew for every trial; and with successive halving. Equal trials have equal scores, which is
 asserted before time counts; the best AUC of the halved search has to lie within the 95 % interval
-of the other's, after Hanley and McNeil. Processor time, each side in turn, best of two.
+of the other, after Hanley and McNeil. Processor time, each side in turn, best of two.
 
 Peer: 50 trials of each search inside every outer training part of three sets that ship with
 scikit-learn; the parameters found are trained on the whole part, and the log loss of the outer test
