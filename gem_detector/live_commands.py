@@ -26,7 +26,7 @@ def feeds_of(
     args: argparse.Namespace,  # feed, url, depth
 ) -> list[Any]:  # FeedChoice
     "The markets that were asked for."
-    from gem_detector.live import FeedChoice
+    from gem_detector.kept_feeds import FeedChoice
 
     urls = {venue: {"url": ws, "rest_url": rest} for venue, ws, rest in args.url}
     unknown = sorted(set(urls) - {venue for venue, _ in args.feed})

@@ -29,8 +29,9 @@ from .detector import Decision
 from .drift import DriftReport, drift_report
 from .execution import BookColumns
 from .labels import episodes_of
+from .kept_feeds import Heard
 from .line_files import LineFile, read_lines
-from .live import Heard, heard_again, runs_in
+from .live_replay import heard_again, runs_in
 from .market_watch import WatchSettings
 from .shadow_fills import LATENCIES_MS, settle, settled_after_ns
 from .thresholds import bootstrap_sums

@@ -18,8 +18,10 @@ from gem_detector.core import NS_PER_S, FeedError
 from gem_detector.demo import DemoResult
 from gem_detector.emulator import VenueServer, play
 from gem_detector.gem_models import GemModels, load_gem_models
+from gem_detector.kept_feeds import FeedChoice
 from gem_detector.line_files import read_lines
-from gem_detector.live import FeedChoice, LiveRun, replayed_decisions, runs_in
+from gem_detector.live import LiveRun
+from gem_detector.live_replay import replayed_decisions, runs_in
 from gem_detector.planting import planted_market
 from gem_detector.shadow_ledger import ShadowLedger, shadow_dataset, shadow_report, shadow_rows
 from gem_detector.simulator import Market
@@ -93,9 +95,8 @@ def check_same(folder: Path, models: GemModels, decisions: str, run: int = -1) -
 
 
 def test_live_finds_every_gem_that_the_replay_finds(
-    models: GemModels, planted_demo: DemoResult, tmp_path: Path
+    market: Market, models: GemModels, planted_demo: DemoResult, tmp_path: Path
 ) -> None:
-    market = planted_market(21, 2, (0, 5), decoys=0, desk=planted_demo.trial.desk)[0]
     ledger = ShadowLedger(tmp_path, models.settings, planted_demo.trial.rule)
 
     async def test() -> dict:
@@ -110,7 +111,7 @@ def test_live_finds_every_gem_that_the_replay_finds(
             return await running
 
     summary = asyncio.run(test())
-    assert check_same(tmp_path, models, summary["decisions"]) == summary["gems"] >= 3
+    assert check_same(tmp_path, models, summary["decisions"]) == summary["gems"] >= 4
     gem = read_lines(tmp_path / "gems.jsonl")[0]
     wanted = "kind trade legs net_bps qty p_primary p_meta burst_score clock_error_ms model"
     assert set(wanted.split()) <= gem.keys()
