@@ -159,8 +159,7 @@ class RotatingFeed:
             if before.state is not sync.state:
                 before.states.append((ts_ns, sync.state))
             sync.states, sync.counts = before.states, before.counts
-        for name, trades in new.trade_syncs.items():
-            trades.counts = old.trade_syncs[name].counts
+            new.trade_syncs[name].counts = old.trade_syncs[name].counts
         self.feed, self.generation = new, self.pending_generation
         self.pending, self.pending_generation = None, -1
         self._handed_over_ns = ts_ns
