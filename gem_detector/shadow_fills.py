@@ -65,7 +65,7 @@ def settle(
     venues = venues_of(books, rule, fees, markets)
     ways = legs_of({name: venue.market for name, venue in venues.items()})[0]
     for trade in sorted({line["trade"] for line in lines}):
-        mine = [legs for legs in ways if f"{legs.kind} {legs}" == trade]
+        mine = [legs for legs in ways if f"{legs.kind} {legs.buy}>{legs.sell}" == trade]
         at = [i for i, line in enumerate(lines) if line["trade"] == trade]
         if not mine:
             continue
