@@ -150,6 +150,7 @@ class LiveFeed:
         self.clock, self._arrivals, self._take = VenueClock(self.stream), arrivals, take
         self.now = MarketNow(self.name, self.stream.instrument)
         self.failure, self.n_events, self.n_sessions = "", 0, 0
+        self.is_over = False  # set before cancelling: a stream that is just ending may swallow that
         self.stream.register_arrival_callback(self.clock.on_arrival)
         self.stream.register_book_callback(self.on_event)
         self.stream.register_trade_callback(self.on_event)
@@ -193,12 +194,14 @@ class LiveFeed:
     ) -> None:
         "Begin a session whenever the last one has ended, until cancelled."
         loop, delays = asyncio.get_running_loop(), backoff()
-        while True:
+        while not self.is_over:
             began = loop.time()
             try:
                 await self._session(new_session(self), attempt_s)
             except FeedError as error:
                 self.failure = str(error)
+            if self.is_over:
+                break
             delays = backoff() if loop.time() - began > LIVED_S else delays
             wait_s = next(delays)
             LOG.warning("session ended", extra=self._facts() | {"wait_s": wait_s})

@@ -198,6 +198,8 @@ class LiveRun(LiveBoard):
                 for timer in timers:
                     timer.cancel()
                 self._stop.set()
+                for feed in self.feeds:
+                    feed.is_over = True
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
