@@ -88,6 +88,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     "Where something is required, a test that skips for want of it has failed."
     report = yield
+    # as text: numbers of NumPy do not travel between the processes of pytest-xdist
+    report.user_properties = [(name, str(value)) for name, value in report.user_properties]
     wanted = sorted(name for name in REQUIRED if item.get_closest_marker(name))
     if report.skipped and wanted and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
