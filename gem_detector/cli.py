@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OneSentenceParser', 'progress_bar', 'ReplaySummary', 'replay_facts', 'moment', 'print_replay', 'check_header',
            'check_found', 'Feed', 'recorded_feeds', 'feeds_of', 'Scorer', 'replay', 'plain_dataset', 'train', 'edge',
-           'demo', 'number_from', 'folder_name', 'parser', 'main']
+           'demo', 'folder_name', 'parser', 'main']
 
 # %% ../nbs/97_cli.ipynb #4bbcfe73
 import argparse
@@ -14,14 +14,14 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .clock import LatencySketch
-from .command_words import plain, print_table
+from .command_words import number_from, plain, print_table
 from .core import Event, FeedError, Gap, InputError, NS_PER_S, OrderBookSnapshot
 from .core import utc_text
 from .dataset_commands import add_parsers as add_dataset_parsers
@@ -400,21 +400,6 @@ def demo(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(plain(summary), allow_nan=False))
     return 0 if result.is_identical else 1
-
-# %% ../nbs/97_cli.ipynb #22890082
-def number_from(low: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    "An argument type: a finite number that is not below a limit."
-
-    def number(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value >= low):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {low:g}")
-        return value
-
-    return number
 
 # %% ../nbs/97_cli.ipynb #8692689a
 def folder_name(text: str) -> Path:

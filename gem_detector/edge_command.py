@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .accounts import Stock
+from .command_words import number_from
 from .core import NS_PER_MS, NS_PER_S, InputError
 from .costs import FeeTable
 from .decisions import GemRule
@@ -110,17 +111,6 @@ def rising_numbers(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of rising numbers: 5,50,400")
     return found
 
-
-def _least(low: float, kind: type, text: str) -> Any:
-    "A finite number that is not below a limit."
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= low):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {low:g}")
-    return value
-
 # %% ../nbs/96_edge_command.ipynb #ca4c5a60
 def add_edge_arguments(
     one: argparse.ArgumentParser,  # of the command
@@ -139,8 +129,9 @@ def add_edge_arguments(
         ("--move-bps", 0, float, 5.0, "cost of moving coins and money back, of their value"),
         ("--levels", 1, int, 10, "rows of a side that are kept"),
     ):
-        convert = lambda text, low=low, kind=kind: _least(low, kind, text)  # noqa: E731
-        one.add_argument(name, type=convert, default=default, help=f"{what} ({default:g})")
+        one.add_argument(
+            name, type=number_from(low, kind), default=default, help=f"{what} ({default:g})"
+        )
     one.add_argument("--latency", type=rising_numbers, default=grid.latency_ms, metavar="MS,…",
                      help=f"to the engines ({late})")  # fmt: skip
     one.add_argument("--size", type=rising_numbers, default=grid.notional, metavar="QUOTE,…",

@@ -1,7 +1,7 @@
-"""What the tests share: the real recordings, a browser, and the rule that CI may not skip them.
+"""What the tests share: recordings, a browser, a database, and the rule that CI may not skip them.
 
-`GEM_REQUIRE` lists what must be there ("data browser"); with CI=true that is everything unless it
-says otherwise.
+`GEM_REQUIRE` lists what must be there ("data browser postgres"); with CI=true that is everything
+unless it says otherwise.
 """
 
 import os
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from gem_detector.demo import DemoResult
 
 ROOT = Path(__file__).resolve().parent.parent
-NEEDS = {"gem_data": "data", "chromium": "browser"}  # fixture: marker
-DEFAULT = "data browser" if os.environ.get("CI") == "true" else ""
+NEEDS = {"gem_data": "data", "chromium": "browser", "postgres": "postgres"}  # fixture: marker
+DEFAULT = "data browser postgres" if os.environ.get("CI") == "true" else ""
 REQUIRED = set(os.environ.get("GEM_REQUIRE", DEFAULT).split())
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
