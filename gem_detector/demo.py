@@ -31,6 +31,7 @@ from gem_detector.core import (
 )
 from .detector import Decision, GemDetector
 from .execution import BookColumns
+from .feed_choice import warm_kernels
 from .gem_models import load_gem_models
 from .labels import label_gems
 from .lgbm import plot_importance
@@ -332,6 +333,7 @@ def run_demo(
         _compile_labels(trial)
         next(compiled)
         compile_features()  # from disk now, before sockets wait for it
+        compiled = _beside(warm_kernels)  # for the replay
         run = _Run(trial, unfinished / "models")
         session = finished(
             follow(
@@ -339,10 +341,12 @@ def run_demo(
                 unfinished / "recording",
                 on_event=run.on_event,
                 interlude=Interlude(trial.middle_ns, run.learn),
+                book="plain",
                 on_progress=lambda share: tell(0.05 + 0.75 * share),
             )
         )
         assert run.learned is not None
+        next(compiled)
         run.learned.data.write(unfinished / "rows.parquet")
         again = _beside(_replayed_digests, unfinished, from_ns=trial.middle_ns, **trial.options)
         tell(0.85)

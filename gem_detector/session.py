@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .arrivals import VirtualArrivals
-from .core import Event, OrderBookSnapshot
+from .core import Event, Instrument, OrderBookSnapshot
 from .emulator import VenueServer, play
 from .frames import FrameReader
 from .recorder import record, recordings
@@ -53,6 +53,7 @@ async def follow(
     *,
     on_event: Callable[[Event], Any] | None = None,  # takes each event, in the order of receipt
     interlude: Interlude | None = None,
+    book: str = "compiled",  # or "plain", which has nothing to compile first: the same events
     on_progress: Callable[[float], None] | None = None,  # takes the share that is done, 0 to 1
 ) -> Session:
     "Serve a market on loopback, follow it with live streams and record it."
@@ -66,7 +67,7 @@ async def follow(
                 server = VenueServer(venue, market, arrivals=arrivals)
                 servers[venue] = await stack.enter_async_context(server)
         streams = [
-            _stream_of(tape.instrument.exchange, tape.instrument.symbol, servers, arrivals)
+            _stream_of(tape.instrument, servers, arrivals=arrivals, book=book)
             for tape in market.tapes.values()
         ]
         stack.enter_context(record(streams, folder, keep_on_error=False))
@@ -111,12 +112,12 @@ def _listen(stream: OrderBookStream, on_event: Callable[[Event], Any] | None) ->
 
 
 def _stream_of(
-    venue: str, symbol: str, servers: Mapping[str, VenueServer], arrivals: VirtualArrivals
+    instrument: Instrument, servers: Mapping[str, VenueServer], **options: Any
 ) -> OrderBookStream:
     "A live stream that talks to an emulated venue."
-    server = servers[venue]
+    server = servers[instrument.exchange]
     urls = {"url": server.url, "rest_url": server.rest_url}
-    return make_stream(venue, symbol, arrivals=arrivals, **urls)
+    return make_stream(instrument.exchange, instrument.symbol, **urls, **options)
 
 
 def _name(stream: OrderBookStream) -> str:
@@ -172,6 +173,7 @@ def in_order(
 # %% ../nbs/95_session.ipynb #2dfef238
 def replay_recording(
     folder: str | os.PathLike[str],  # as given to `record`
+    book: str = "compiled",  # or "plain": the same events
 ) -> dict[str, list[Event]]:  # by stream, named as in `follow`
     "The events of every stream in a recording, by replaying its raw frames."
     events: dict[str, list[Event]] = {}
@@ -180,6 +182,6 @@ def replay_recording(
         header = FrameReader(path).header
         by_stream.setdefault((header["exchange"], *header["symbols"]), []).append(path)
     for (exchange, symbol), paths in by_stream.items():
-        stream = make_stream(exchange, symbol)
+        stream = make_stream(exchange, symbol, book=book)
         events[_name(stream)] = list(stream.replay(paths))
     return events
