@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .arrivals import Arrivals, WallArrivals
-from .clock import ClockSync, LatencyByHop
+from .clock import ClockSync
 from .connection import LIVED_S, host_attempts
 from gem_detector.core import (
     Event,
@@ -32,6 +32,7 @@ from gem_detector.core import (
     StreamState,
     Trade,
 )
+from .latency import LatencyByHop
 from .markets import VENUES, unified_symbol
 from .stream_face import Life, StreamFace
 

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .clock import LatencySketch
 from .command_words import number_from, plain, print_table
 from .core import Event, FeedError, Gap, InputError, NS_PER_S, OrderBookSnapshot
 from .core import utc_text
@@ -28,6 +27,7 @@ from .dataset_commands import add_parsers as add_dataset_parsers
 from .edge_command import add_edge_arguments, edge_page
 from .feed_commands import add_parsers as add_feed_parsers
 from .frames import read_header
+from .latency import LatencySketch
 from .learning_commands import add_parsers as add_learning_parsers
 from .live_commands import add_parsers as add_live_parsers
 from .recorder import EventWriter, recordings

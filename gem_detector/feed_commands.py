@@ -19,11 +19,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from .clock import wire_with_errors
 from .command_words import plain, print_table
 from .core import FeedError, InputError
 from .frames import read_header
 from .gap_report import Watch, print_gap_report
+from .latency import wire_with_errors
 from .recorder import record as recorded
 from .recorder import recordings
 from .streams import STREAMS, make_stream, make_streams

@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 
 from .book_sync import Action, Answer, BookSync, Reconnect
-from .clock import ClockSync, LatencyByHop
+from .clock import ClockSync
 from .core import Event, Instrument, MalformedMessage, NS_PER_S, StreamState
 from .frames import Arrival
+from .latency import LatencyByHop
 from .liveness import Pulses
 from .lost_trades import FetchTrades, TradeSync
 from gem_detector.wire import (

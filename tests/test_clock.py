@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
-from gem_detector.clock import ClockSync, LatencyByHop, LatencySketch, RecentMinimum
+from gem_detector.clock import ClockSync, hull_with, offset_range
 from gem_detector.core import NS_PER_MS, NS_PER_S, InputError
+from gem_detector.latency import LatencyByHop, LatencySketch, RecentMinimum
 
 START = 1_770_000_000 * NS_PER_S  # a real epoch: stamps beyond the 53 bits of a float
 delays_ms = st.floats(0, 300)
@@ -89,6 +91,160 @@ def test_drift_is_found_over_an_hour() -> None:
         round_trips = feed(sync, Planted(10**9, drift_ppm * 1e-6, NS_PER_MS), trips)
         assert abs(sync.drift_ppm - drift_ppm) < 5.0
         assert sync.error_ms < min(round_trips) / NS_PER_MS  # 10 ms of pure way and 1 ms of stamp
+
+
+def by_solver(upper: list, lower: list, at_ns: int, max_drift: float) -> list[float]:
+    "Lowest and highest offset at a time, by linear programming; offset in ms, rate in max_drift."
+    (up_at, high), (low_at, low) = np.array(upper).T / 1e6, np.array(lower).T / 1e6
+    age = np.r_[at_ns / 1e6 - up_at, -(at_ns / 1e6 - low_at)]
+    rows = np.c_[np.r_[np.ones(len(high)), -np.ones(len(low))], -age * max_drift]
+    limits = [(None, None), (-1, 1)]
+    found = [
+        linprog([sign, 0], rows, np.r_[high, -low], bounds=limits, method="highs")
+        for sign in (1, -1)
+    ]
+    assert all(one.status == 0 for one in found)
+    return [found[0].fun, -found[1].fun]
+
+
+ages = st.lists(
+    st.tuples(st.integers(1, 10**11), st.integers(0, 10**8), st.integers(0, 10**8)),
+    min_size=1,
+    max_size=60,
+)  # ns since the one before, ns of the way there and back
+
+
+@settings(max_examples=60, deadline=None)
+@given(trips=ages, drift_ppm=st.floats(-99, 99))
+def test_the_range_is_all_that_a_solver_finds_possible(
+    trips: list[tuple[int, int, int]], drift_ppm: float
+) -> None:
+    at_ns, upper, lower, hull, floor = 0, [], [], [], []
+    for wait, there, back in trips:
+        at_ns += wait
+        truth = round(drift_ppm * 1e-6 * at_ns)
+        upper.append((at_ns, truth + there))
+        lower.append((at_ns, truth - back))
+        hull = hull_with(hull, *upper[-1], 0)
+        floor = hull_with(floor, at_ns, -lower[-1][1], 0)
+    found = offset_range(at_ns, upper, lower, 100e-6, 0.0)
+    low, high = by_solver(upper, lower, at_ns, 100e-6)
+    assert found.low_ns / 1e6 == pytest.approx(low, abs=1e-3)
+    assert found.high_ns / 1e6 == pytest.approx(high, abs=1e-3)
+    of_hulls = offset_range(at_ns, hull, [(at, -bound) for at, bound in floor], 100e-6, 0.0)
+    assert abs(of_hulls.low_ns - found.low_ns) <= 2 and abs(of_hulls.high_ns - found.high_ns) <= 2
+    assert len(hull) <= 60 and hull == sorted(hull)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    trips=probes,
+    message_ms=st.lists(st.tuples(st.floats(0, 5), delays_ms), min_size=1, max_size=60),
+    drift_ppm=st.floats(-99, 99),
+    wander_ppm=st.floats(-0.5, 0.5),
+    resolution_ns=st.sampled_from([0, NS_PER_MS]),
+)
+def test_truth_is_within_the_error_with_messages_in_between(
+    trips: list[tuple[float, float, float]],
+    message_ms: list[tuple[float, float]],
+    drift_ppm: float,
+    wander_ppm: float,
+    resolution_ns: int,
+) -> None:
+    "Any ways there and back, any messages, and a rate that changes at half time."
+    clock = Planted(10**9, drift_ppm * 1e-6, resolution_ns)
+    alone, sync = ClockSync(resolution_ns=resolution_ns), ClockSync(resolution_ns=resolution_ns)
+    now, came = START, START
+    for i, (wait_s, there_ms, back_ms) in enumerate(trips):
+        if i == len(trips) // 2:  # the offset has no step, the rate has
+            clock.offset_ns += round(clock.drift * (now - START))
+            clock.offset_ns -= round((clock.drift + wander_ppm * 1e-6) * (now - START))
+            clock.drift += wander_ppm * 1e-6
+        for gap_s, latency_ms in message_ms[:: i % 3 + 1]:
+            send = now + int(gap_s * NS_PER_S)
+            came = max(came, send + int(latency_ms * NS_PER_MS))
+            sync.add_one_way(clock.stamp(send), came)
+        send = max(now, came) + int(wait_s * NS_PER_S)
+        arrive = send + int(there_ms * NS_PER_MS)
+        now = arrive + int(back_ms * NS_PER_MS)
+        for one in (alone, sync):
+            one.add_probe(send, clock.stamp(arrive), now)
+            for when in (now, now + 20 * NS_PER_S):
+                offset, error = one.offset_at(when)
+                assert abs(clock.offset(when) - offset) <= error + 512 + abs(wander_ppm) * 2e4
+        assert sync.offset_at(now)[1] <= alone.offset_at(now)[1] + 512
+    assert sync.step_count == sync.conflict_count == 0 and sync.is_one_clock
+
+
+def live(seed: int, offset_ns: int, drift: float, work_ns: int) -> tuple[np.ndarray, np.ndarray]:
+    "Error over half the shortest round trip after every probe of twenty minutes; shares of trips."
+    rng, sync = np.random.default_rng(seed), ClockSync()
+    clock = Planted(offset_ns, drift, 0)
+    at, last, ratios = START + NS_PER_S, START, []
+    while at < START + 1_200 * NS_PER_S:
+        there, back = rng.integers(5 * NS_PER_MS, 15 * NS_PER_MS, 2).tolist()
+        arrive, now = at + there + work_ns // 2, at + there + work_ns + back
+        send = np.sort(rng.integers(last, at - 15 * NS_PER_MS, (at - last) * 5 // NS_PER_S))
+        came = np.maximum.accumulate(send + rng.integers(5e6, 15e6, len(send)))
+        sync.add_one_ways(np.array([clock.stamp(one) for one in send.tolist()], np.int64), came)
+        sync.add_probe(at, clock.stamp(arrive), now)
+        offset, error = sync.offset_at(now)
+        assert abs(clock.offset(now) - offset) <= error + 512
+        ratios.append(((now - START) / NS_PER_S, error / NS_PER_MS / (sync.round_trip_ms / 2)))
+        at, last = at + int(min(max(sync.narrow_s, 1), 10) * NS_PER_S), at
+    assert sync.step_count == sync.conflict_count == 0
+    return np.array(ratios).T
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_bar_is_at_most_half_the_shortest_round_trip(seed: int) -> None:
+    "Offset ± 2 s, drift ± 50 ppm, ways of 5 to 15 ms and 6 ms of work, at a stream's own rhythm."
+    sign = 1 if seed % 2 else -1
+    at_s, ratio = live(seed, 2 * sign * 10**9, -sign * 50e-6, 6 * NS_PER_MS)
+    assert ratio[0] <= 1.0001 and np.all(ratio[at_s > 60] <= 1)
+
+
+@pytest.mark.verify
+def test_the_bar_over_hundred_seeds() -> None:
+    ratios = [live(seed, 2 * 10**9, 50e-6, 6 * NS_PER_MS) for seed in range(100)]
+    late = np.concatenate([ratio[at_s > 60] for at_s, ratio in ratios])
+    assert np.mean(late <= 1) > 0.999 and late.max() < 1.05
+
+
+def test_delays_of_pure_chance_keep_the_bar_near_half_the_shortest_round_trip() -> None:
+    "Without any work on top no bound can promise to stay below half the best of all trips so far."
+    ratios = [live(seed, -2 * 10**9, 50e-6, 0) for seed in range(4)]
+    late = np.concatenate([ratio[at_s > 60] for at_s, ratio in ratios])
+    assert np.median(late) < 1.1 and late.max() < 1.5
+
+
+def test_messages_of_another_clock_are_left_out() -> None:
+    "A gateway that is 40 ms ahead of the server that is asked for the time."
+    probed, gateway, sync = Planted(10**9, 0.0, 0), Planted(1_040_000_000, 0.0, 0), ClockSync()
+    for i in range(10):
+        now = START + i * 10 * NS_PER_S
+        sync.add_probe(now, probed.stamp(now + 5 * NS_PER_MS), now + 10 * NS_PER_MS)
+        sync.add_one_way(gateway.stamp(now + NS_PER_S), now + NS_PER_S + 5 * NS_PER_MS)
+    assert not sync.is_one_clock and sync.conflict_count == 10 and sync.step_count == 0
+    assert abs(sync.offset_ms - 1_000) <= sync.error_ms < 6.1
+
+
+def test_batches_are_the_same_as_one_by_one() -> None:
+    rng = np.random.default_rng(8)
+    came = START + np.cumsum(rng.integers(1, NS_PER_S, 300))
+    sent = came + 10**9 - rng.integers(5e6, 15e6, 300)
+    one_by_one, at_once = ClockSync(), ClockSync()
+    for start in range(0, 300, 60):
+        part = slice(start, start + 60)
+        for stamps in zip(sent[part].tolist(), came[part].tolist()):
+            one_by_one.add_one_way(*stamps)
+        at_once.add_one_ways(sent[start : start + 17], came[start : start + 17])
+        at_once.add_one_ways(sent[start + 17 : start + 60], came[start + 17 : start + 60])
+        now = int(came[part][-1])
+        for sync in (one_by_one, at_once):
+            sync.add_probe(now + 1, now + 10**9 + 5_000_000, now + 10_000_000)
+        assert one_by_one.offset_at(now) == at_once.offset_at(now)
+        assert one_by_one.bound_ms == at_once.bound_ms and at_once.error_ms < 5.01
 
 
 def test_a_set_clock_is_noticed_and_left_behind() -> None:
