@@ -7,6 +7,7 @@ __all__ = ['FAILURES', 'Objective', 'quiet_optuna', 'open_storage', 'open_study'
            'Strategy', 'run_trials', 'trial_table']
 
 # %% ../nbs/84_studies.ipynb #2e01e7a1
+import itertools
 import os
 import platform
 import secrets
@@ -190,10 +191,19 @@ class Strategy:
         return optuna.pruners.MedianPruner() if self.pruner else optuna.pruners.NopPruner()
 
 # %% ../nbs/84_studies.ipynb #f70bf069
-def _place(study: optuna.Study, number: int) -> int:
-    "How many trials before this one count, those still running included."
+def _that_count(study: optuna.Study) -> list[FrozenTrial]:
+    "Every trial that was not interrupted, those still running or waiting included."
     trials = study.get_trials(deepcopy=False)
-    return sum(t.number < number and t.user_attrs.get("error") != "interrupted" for t in trials)
+    return [trial for trial in trials if trial.user_attrs.get("error") != "interrupted"]
+
+# %% ../nbs/84_studies.ipynb #fb469fe5
+def _free_place(study: optuna.Study, number: int) -> int:
+    "The first place that no trial has, past those of trials that have yet to write theirs."
+    others = _that_count(study)
+    taken = {trial.user_attrs.get("place") for trial in others}
+    unwritten = sum("place" not in t.user_attrs for t in others if t.number < number)
+    free = (place for place in itertools.count() if place not in taken)
+    return next(itertools.islice(free, unwritten, None))
 
 # %% ../nbs/84_studies.ipynb #4e85e1f1
 class _SeededSampler(optuna.samplers.BaseSampler):
@@ -204,7 +214,9 @@ class _SeededSampler(optuna.samplers.BaseSampler):
         self._own = strategy.made_sampler(0)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._own = self._strategy.made_sampler(_place(study, trial.number))
+        place = _free_place(study, trial.number)
+        study._storage.set_trial_user_attr(trial._trial_id, "place", place)
+        self._own = self._strategy.made_sampler(place)
         self._own.before_trial(study, trial)
 
     def infer_relative_search_space(
@@ -274,9 +286,10 @@ def run_trials(
         while len(counted_trials(study)) < n_trials:
             study.enqueue_trial({}, user_attrs={"worker": worker})  # named from the first moment
             trial = study.ask()
-            trial.set_user_attr("worker", worker)  # it may be the one that another put there
-            if _place(study, trial.number) >= n_trials:  # others are at the last ones
-                _close(study, trial, "interrupted")
+            if trial.user_attrs.get("worker") != worker:  # it is the one that another put there
+                trial.set_user_attr("worker", worker)
+            if sum(t.number < trial.number for t in _that_count(study)) >= n_trials:
+                _close(study, trial, "interrupted")  # others are at the last ones
                 break
             _run(study, trial, objective)
             _refuse_failing(study, least=10)

@@ -144,6 +144,16 @@ def _work(search: Search, n_trials: int, progress: bool | None) -> None:
         run_trials(study, objective, n_trials, search.strategy, tell)
 
 # %% ../nbs/84_trial_search.ipynb #3b47834f
+def _refuse_unshared(storage: str | BaseStorage | None) -> None:
+    "Refuse a storage that several processes cannot use."
+    address = storage if isinstance(storage, str) else ""
+    if isinstance(storage, InMemoryStorage) or address.startswith("sqlite"):
+        raise InputError(
+            "several workers need a storage that they can share: leave storage out for a journal "
+            "file, or give a PostgreSQL address"
+        )
+
+# %% ../nbs/84_trial_search.ipynb #43eace58
 def run_search(
     search: Search,  # what to search
     n_trials: int,  # that the study shall hold in the end, those it has included
@@ -160,15 +170,13 @@ def run_search(
         _work(search, n_trials, progress)
         _tell_missing(study, n_trials)
         return study
-    address = search.storage if isinstance(search.storage, str) else ""
-    if isinstance(search.storage, InMemoryStorage) or address.startswith("sqlite"):
-        raise InputError(
-            "several workers need a storage that they can share: leave storage out for a journal "
-            "file, or give a PostgreSQL address"
-        )
+    _refuse_unshared(search.storage)
     shown = [progress] + [False] * (workers - 1)
-    Parallel(n_jobs=n_jobs)(delayed(_work)(search, n_trials, one) for one in shown)
-    study = search.study()
+    n_lost = 1
+    while n_lost:
+        Parallel(n_jobs=n_jobs)(delayed(_work)(search, n_trials, one) for one in shown)
+        study = search.study()
+        n_lost = close_interrupted(study)
     _tell_missing(study, n_trials)
     return study
 

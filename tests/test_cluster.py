@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from optuna.trial import TrialState
 from postgres import postgres_server, programs
 from test_hpo import ASK, QUICK, split
 
@@ -24,8 +27,8 @@ from gem_detector.studies import counted_trials
 from gem_detector.walk_forward import WalkForwardOptimizer
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+@contextmanager
+def two_workers() -> Iterator[Any]:
     "A client of two worker processes on loopback, watched by a nanny each."
     distributed = pytest.importorskip("distributed")
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
@@ -33,6 +36,14 @@ def cluster() -> Iterator[Any]:
         distributed.LocalCluster(host="127.0.0.1", **options) as local,
         distributed.Client(local) as client,
     ):
+        client.wait_for_workers(2, timeout=120)
+        yield client
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    "A cluster for the tests that end nobody."
+    with two_workers() as client:
         yield client
 
 
@@ -46,23 +57,39 @@ def postgres() -> Iterator[str]:
         yield address
 
 
+def end_one(client: Any, is_time: Callable[[], bool], ended: list[int]) -> threading.Thread:
+    "A thread that ends a worker process as soon as it is time, and says which."
+    workers = set(client.run(os.getpid).values())
+
+    def wait_and_end() -> None:
+        deadline = time.monotonic() + 120
+        while not is_time() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        ended.append(min(workers))
+        os.kill(min(workers), signal.SIGKILL)
+
+    thread = threading.Thread(target=wait_and_end)
+    thread.start()
+    return thread
+
+
 # --- windows
 
 
 def walked(folder: Path, n_trees: int = 60) -> dict[str, bytes]:
-    "Eight windows over planted rows; the files without the picture."
+    "Six windows over planted rows; the files without the picture."
     rng = np.random.default_rng(0)
-    df = pd.DataFrame(rng.normal(size=(3_600, 4)), columns=list("abcd"))
+    df = pd.DataFrame(rng.normal(size=(2_000, 4)), columns=list("abcd"))
     p = 1 / (1 + np.exp(2.5 - 2 * df.a - df.b))
     df["timestamp"] = 1_782_864_000 + 60 * np.arange(len(df))
     df["is_gem"] = (rng.random(len(df)) < p).astype(int)
     walk = WalkForwardOptimizer(
-        Rows(1_200), Rows(300), Rows(300), results_dir=folder, min_train_size=500
+        Rows(800), Rows(200), Rows(200), results_dir=folder, min_train_size=500
     )
     walk.run_optimization(
         df, list("abcd"), num_boost_round=n_trees, early_stopping_rounds=0, horizon=Rows(5)
     )
-    assert not list(folder.glob(".unfinished-*"))
+    assert len(walk.results_) == 6 and not list(folder.glob(".unfinished-*"))
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".png"}
 
 
@@ -73,59 +100,91 @@ def test_two_workers_write_the_same_files(cluster: Any, tmp_path: Path) -> None:
     assert len(alone) == 4 and alone == shared
 
 
-def test_a_killed_worker_loses_nothing(cluster: Any, tmp_path: Path) -> None:
-    alone, folder = walked(tmp_path / "alone", 500), tmp_path / "shared"
-    before, left = set(cluster.run(os.getpid).values()), []
+def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
+    alone, folder = walked(tmp_path / "alone", 300), tmp_path / "shared"
+    done: list[Path] = []
 
-    def kill_one() -> None:
-        "As soon as the first window is done."
-        deadline = time.monotonic() + 60
-        while not (done := list(folder.glob(".unfinished-*/*.npz"))):
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.002)
-        left.append(8 - len(done))
-        os.kill(min(before), signal.SIGKILL)
+    def is_time() -> bool:
+        done[:] = folder.glob(".unfinished-*/*.npz")
+        return len(done) > 0
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    with joblib.parallel_config("dask"):
-        shared = walked(folder, 500)
-    killer.join()
-    assert left and left[0] >= 1  # it was ended in the middle
+    ended: list[int] = []
+    with two_workers() as client:
+        killer = end_one(client, is_time, ended)
+        with joblib.parallel_config("dask"):
+            shared = walked(folder, 300)
+        killer.join()
+    assert ended and 1 <= len(done) < 6  # in the middle
     assert alone == shared
-    cluster.wait_for_workers(2, timeout=60)
-    assert min(before) not in cluster.run(os.getpid).values()
 
 
 # --- trials
 
 
-def search(name: str, n_trials: int, folder: Path, address: str) -> HyperparameterOptimizer:
-    "A search whose trials are in a database."
+def search(name: str, n_trials: int, folder: Path, address: str | None) -> HyperparameterOptimizer:
+    "A search whose trials are in a database; None = in a journal."
     return HyperparameterOptimizer(name, folder, n_trials=n_trials, storage=address, space=QUICK)
 
 
-@pytest.mark.verify
+@cache
+def opened(address: str) -> optuna.storages.RDBStorage:
+    "A database, opened once."
+    return optuna.storages.RDBStorage(address)
+
+
+def trials(name: str, address: str) -> list[optuna.trial.FrozenTrial]:
+    "Those of a study that count."
+    storage = opened(address)
+    if name not in optuna.get_all_study_names(storage):
+        return []
+    return counted_trials(optuna.load_study(study_name=name, storage=storage))
+
+
+def check_each_once(name: str, address: str, n_trials: int, table: pd.DataFrame) -> None:
+    "No trial is lost, doubled or left running."
+    found = trials(name, address)
+    assert sorted(trial.user_attrs["place"] for trial in found) == list(range(n_trials))
+    assert len(table) == n_trials and set(table.state) <= {"complete", "pruned"}
+    assert table.learning_rate.nunique() == n_trials
+    study = optuna.load_study(study_name=name, storage=opened(address))
+    assert not study.get_trials(states=(TrialState.RUNNING,))
+
+
+def made_ready(address: str) -> None:
+    "Import in a worker what a search imports, so that neither works alone at first."
+    import gem_detector.hpo
+
+    assert gem_detector.hpo and optuna.storages.RDBStorage(address)
+
+
 def test_two_workers_share_a_study_on_postgresql(
     cluster: Any, postgres: str, tmp_path: Path
 ) -> None:
-    one = search("shared", 5, tmp_path, postgres)
+    one = search("shared", 12, tmp_path, postgres)
+    one_by_one = [cluster.run(made_ready, postgres, workers=[w]) for w in cluster.nthreads()]
+    assert len(one_by_one) == 2
     with joblib.parallel_config("dask"):
         one.optimize_lightgbm(*split(), "roc_auc", **ASK)
-    table = one.get_study_summary()
-    assert len(table) == 5 and set(table.state) <= {"complete", "pruned"}
-    assert table.learning_rate.nunique() == 5  # none was drawn twice
-    study = optuna.load_study(study_name="shared", storage=postgres)
-    workers = [trial.user_attrs["worker"] for trial in counted_trials(study)]
-    assert len(set(workers)) == 2
+    check_each_once("shared", postgres, 12, one.get_study_summary())
+    assert len({trial.user_attrs["worker"] for trial in trials("shared", postgres)}) == 2
 
 
-@pytest.mark.verify
+def test_a_search_on_two_workers_outlives_one_of_them(postgres: str, tmp_path: Path) -> None:
+    one, ended = search("outlived", 12, tmp_path, postgres), list[int]()
+    with two_workers() as client:
+        killer = end_one(client, lambda: len(trials("outlived", postgres)) >= 3, ended)
+        with joblib.parallel_config("dask"):
+            one.optimize_lightgbm(*split(), "roc_auc", **ASK)
+        killer.join()
+    check_each_once("outlived", postgres, 12, one.get_study_summary())
+    before = {trial.user_attrs["worker"] for trial in trials("outlived", postgres)}
+    assert ended and len(before) >= 2
+
+
 def test_one_worker_on_postgresql_is_as_on_a_journal(postgres: str, tmp_path: Path) -> None:
     one = search("alone", 6, tmp_path / "one", postgres)
     one.optimize_lightgbm(*split(), "roc_auc", **ASK)
-    two = HyperparameterOptimizer("alone", tmp_path / "two", n_trials=6, space=QUICK)
+    two = search("alone", 6, tmp_path / "two", None)
     two.optimize_lightgbm(*split(), "roc_auc", **ASK)
     pd.testing.assert_frame_equal(one.get_study_summary(), two.get_study_summary())
 
@@ -139,23 +198,17 @@ search("killed", 40, Path(sys.argv[1]), sys.argv[2]).optimize_lightgbm(*split(),
 """
 
 
-@pytest.mark.verify
 def test_a_worker_killed_in_a_trial_leaves_the_study_usable(postgres: str, tmp_path: Path) -> None:
     code = CHILD.format(tests=str(Path(__file__).parent))
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), postgres])
-    storage = optuna.storages.RDBStorage(postgres)
-    deadline, n_done = time.monotonic() + 90, 0
+    deadline, n_done = time.monotonic() + 120, 0
     while n_done < 3 and time.monotonic() < deadline and child.poll() is None:
-        if "killed" in optuna.get_all_study_names(storage):
-            study = optuna.load_study(study_name="killed", storage=storage)
-            n_done = len(counted_trials(study))
+        n_done = len(trials("killed", postgres))
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
+    n_done = len(trials("killed", postgres))
     assert 3 <= n_done < 40
     one = search("killed", n_done + 5, tmp_path, postgres)
     one.optimize_lightgbm(*split(), "roc_auc", **ASK)
-    table = one.get_study_summary()
-    assert len(table) == n_done + 5 and set(table.state) <= {"complete", "pruned"}
-    running = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
-    assert not running and table.learning_rate.nunique() == len(table)
+    check_each_once("killed", postgres, n_done + 5, one.get_study_summary())
