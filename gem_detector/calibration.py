@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['CALIBRATORS', 'checked_pair', 'reliability', 'calibration_error', 'Calibrator', 'Uncalibrated', 'BetaCalibrator',
-           'IsotonicCalibrator', 'VennAbersCalibrator', 'fit_calibrator', 'calibrator_from', 'log_loss',
-           'cross_calibrated', 'choose_calibrator', 'plot_reliability']
+           'log_pair', 'log_pairs', 'IsotonicCalibrator', 'VennAbersCalibrator', 'fit_calibrator', 'calibrator_from',
+           'log_loss', 'cross_calibrated', 'choose_calibrator', 'plot_reliability']
 
 # %% ../nbs/45_calibration.ipynb #5114ba9a
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .core import InputError
+from .core import InputError, kernel
 
 # %% ../nbs/45_calibration.ipynb #ffb151e5
 if TYPE_CHECKING:
@@ -117,10 +118,36 @@ class BetaCalibrator:
         return {"kind": self.kind, "a": self.a, "b": self.b, "c": self.c}
 
 # %% ../nbs/45_calibration.ipynb #596a7bce
+@kernel
+def log_pair(
+    score: float,  # from 0 to 1, nan = unknown
+    least: float,  # what 0 counts as, and 1 less it what 1 counts as
+) -> tuple[float, float]:  # ln s and −ln(1 − s)
+    "Both logarithms of a score."
+    if score < least:
+        score = least
+    elif score > 1.0 - least:
+        score = 1.0 - least
+    return math.log(score), -math.log1p(-score)
+
+
+@kernel
+def log_pairs(
+    scores: np.ndarray,  # (n,) from 0 to 1
+    least: float,  # as of `log_pair`
+) -> np.ndarray:  # (2, n) ln s and −ln(1 − s)
+    "Both logarithms of many scores."
+    pairs = np.empty((2, len(scores)))
+    for i in range(len(scores)):
+        pairs[0, i], pairs[1, i] = log_pair(scores[i], least)
+    return pairs
+
+# %% ../nbs/45_calibration.ipynb #6f9bb646
 def _log_pair(score: Any) -> tuple[np.ndarray, np.ndarray]:
     "ln s and −ln(1 − s); apart, for a matrix product rounds one row and many differently."
-    s = np.clip(np.asarray(score, float), 1e-12, 1 - 1e-12)
-    return np.log(s), -np.log1p(-s)
+    scores = np.asarray(score, float)
+    of_score, of_rest = log_pairs(scores.flatten(), 1e-12)
+    return of_score.reshape(scores.shape), of_rest.reshape(scores.shape)
 
 # %% ../nbs/45_calibration.ipynb #0cd34946
 def _fit_beta(score: np.ndarray, y: np.ndarray, weight: np.ndarray) -> BetaCalibrator:
