@@ -44,6 +44,7 @@ from gem_detector.pairs import (
 )
 from .quotes import MAX_AGE_MS, Quote
 from .streams import OrderBookStream
+from .tables import card_html
 
 # %% ../nbs/30_aggregator.ipynb #80c076b7
 if TYPE_CHECKING:
@@ -425,3 +426,20 @@ class MultiExchangeAggregator(Board):
                 for fee in [self.fees.fee(quote.instrument.exchange, fee_market(quote.instrument))]
             },
         }
+
+    def __repr__(self) -> str:
+        flaws = self.view().flaws
+        states = ", ".join(f"{name}: {flaws[name] or 'counts'}" for name in self._quotes)
+        return f"{type(self).__name__}({states})"
+
+    def _repr_html_(self) -> str:
+        flaws, quotes = self.view().flaws, self.get_best_bid_ask(include_unsynced=True)
+        names = ("best_bid", "best_ask", "bid_size", "ask_size", "age_ms", "state")
+        rows = [
+            {"venue": name}
+            | {key.replace("_", " "): quotes[name][key] for key in names if name in quotes}
+            | {"does not count because": flaws[name] or ""}
+            for name in self._quotes
+        ]
+        counted = sum(not flaws[name] for name in self._quotes)
+        return card_html(type(self).__name__, {"venues": len(rows), "that count": counted}, rows)

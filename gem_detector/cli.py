@@ -30,6 +30,7 @@ from .frames import read_header
 from .latency import LatencySketch
 from .learning_commands import add_parsers as add_learning_parsers
 from .live_commands import add_parsers as add_live_parsers
+from .monitoring import add_parsers as add_monitoring_parsers
 from .recorder import EventWriter, recordings
 from .report import shown
 from .store import atomic_folder, check_replaceable
@@ -451,6 +452,7 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(run=edge)
 
     add_feed_parsers(commands)
+    add_monitoring_parsers(commands)
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="last line: the result as JSON")
     for add_parsers in (add_dataset_parsers, add_learning_parsers, add_live_parsers):

@@ -26,6 +26,7 @@ from .signals import rows_at_count, signal_scores
 from .simple_rules import is_candidate
 from .splits import PurgedKFold
 from .store import check_format, content_hash, format_stamp, read_json, write_json
+from .tables import card_html
 
 # %% ../nbs/87_gem_models.ipynb #c68e0b2c
 MONOTONE = {
@@ -133,6 +134,19 @@ class GemModels:
             "meta": content_hash(self.meta.meta_model_dir / "best_params.json"),
         }
         write_json(self.folder / "detector.json", format_stamp("model") | body)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.primary!r}, {self.meta!r}, {self.limits!r})"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, model in (("primary", self.primary.model), ("meta", self.meta.meta_model)):
+            told = getattr(model, "model", model)  # a MetaModel holds its trees in .model
+            if told is not None:
+                keys = ("roc_auc", "precision", "recall", "n_score", "n_positive", "best_iteration")
+                rows.append({"model": name} | {key: getattr(told.metrics, key) for key in keys})
+        facts = asdict(self.limits) | {"features": len(self.settings.features)}
+        return card_html(f"{type(self).__name__}({self.folder.name!r})", facts, rows)
 
 # %% ../nbs/87_gem_models.ipynb #8ed3153e
 def meta_config(

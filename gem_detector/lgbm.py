@@ -23,6 +23,7 @@ from .gem_classifier import GemClassifier, canonical_params, resolve_params
 from .intervals import Length
 from .leakage import positive_score, rows_of
 from .model_inputs import FeatureColumns, features_and_target, training_rows
+from .tables import card_html
 from .thresholds import given_threshold
 from gem_detector.training import (
     MODEL_FILES,
@@ -223,6 +224,18 @@ class LightGBMPipeline:
         "Read the four files; changed, mixed or newer ones are refused."
         self.model = load_trained(self.model_dir)
         self.user_params, self.params = self.model.card["user_params"], self.model.card["params"]
+
+    def __repr__(self) -> str:
+        made = "not trained" if self.model is None else f"{self.metrics.best_iteration} trees"
+        return f"{type(self).__name__}({self.model_dir.name!r}, {made})"
+
+    def _repr_html_(self) -> str:
+        if self.model is None:
+            return card_html(repr(self), self.user_params)
+        told, names = self.metrics, ("roc_auc", "precision", "recall", "n_score", "n_positive")
+        facts = {name: getattr(told, name) for name in (*names, "decision_threshold", "purged")}
+        gains = self.get_feature_importance().items()
+        return card_html(repr(self), facts, [{"feature": k, "gain": float(v)} for k, v in gains])
 
     def _trained(self) -> TrainedModel:
         if self.model is None:

@@ -32,6 +32,7 @@ from gem_detector.model_inputs import (
     training_rows,
 )
 from .splits import PurgedKFold
+from .tables import card_html
 from gem_detector.training import (
     MODEL_FILES,
     ModelMetrics,
@@ -410,6 +411,20 @@ class MetaLabeler:
             )
         self.meta_model = meta
         self.config = self.config if self._is_config_given else meta.config
+
+    def __repr__(self) -> str:
+        known = self.meta_model
+        made = "not trained" if known is None else f"from {known.n_candidates} candidates"
+        return f"{type(self).__name__}({self.meta_model_dir.name!r}, {made})"
+
+    def _repr_html_(self) -> str:
+        facts = asdict(self.config)
+        if (known := self.meta_model) is None:
+            return card_html(repr(self), facts)
+        told = known.model.metrics
+        names = ("precision", "recall", "roc_auc", "n_score", "n_positive", "purged")
+        rows = [{"model": "meta, on its candidates"} | {key: getattr(told, key) for key in names}]
+        return card_html(repr(self), facts, rows)
 
     def _trained(self) -> MetaModel:
         if self.meta_model is None:

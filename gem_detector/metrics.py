@@ -90,6 +90,8 @@ def add_stream(
         total = sum(value for value in stats.get(key, {}).values())
         families.add("counter", name, text, total, **where)
     for key, text in (
+        ("messages", "Book and trade messages."),
+        ("gaps", "Times a book that stood was lost."),
         ("reconnects", "Reconnects."),
         ("dropped_events", "Events that a slow reader lost."),
     ):

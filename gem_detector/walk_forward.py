@@ -38,6 +38,7 @@ from gem_detector.stability import (
     stability_table,
 )
 from .store import atomic_file, write_json
+from .tables import card_html
 from .thresholds import episode_groups
 from .time_windows import Window, WindowLengths, row_times, time_windows
 from .track_record import OverfittingReport, report_of_runs
@@ -361,6 +362,19 @@ class WalkForwardOptimizer:
         self._reach_ns = int((rows.labels.t1 - rows.labels.t0).max())
         if rows.net_bps is not None and self.predictions_.ts_recv_ns.nunique() > 1:
             self._metrics["overfitting"] = self.overfitting_report().as_dict()
+
+    def __repr__(self) -> str:
+        made = f"{len(self.results_)} windows" if self.results_ else "not run"
+        return f"{type(self).__name__}({self.results_dir.name!r}, {made})"
+
+    def _repr_html_(self) -> str:
+        if not self.results_:
+            return card_html(repr(self), {})
+        names = ("window", "status", "test_start", "n_train", "n_purged", "n_test", "n_episodes")
+        names += ("n_signals", "n_hits", "precision", "recall", "f1", "roc_auc", "net_bps")
+        rows = [{name: getattr(result, name) for name in names} for result in self.results_]
+        keys = ("pooled_f1", "pooled_f1_low", "pooled_f1_high", "pooled_roc_auc", "purged")
+        return card_html(repr(self), {key: self._metrics.get(key) for key in keys}, rows)
 
     def _require_run(self) -> None:
         if not self.results_:
