@@ -56,7 +56,7 @@ class LiveListener(Protocol):
 class _Files:
     "The files of one live folder."
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, now_ns: Callable[[], int]) -> None:
         with path_errors("write in", folder):
             folder.mkdir(parents=True, exist_ok=True)
         if os.name == "posix":  # elsewhere nobody keeps two runs apart
@@ -64,10 +64,10 @@ class _Files:
         self.folder = folder
         self.gems = stack.enter_context(LineFile(folder / "gems.jsonl"))
         self.runs = stack.enter_context(LineFile(folder / "runs.jsonl"))
-        self._run_ns = self._n = 0
+        self._run_ns, self._n, self._now_ns = 0, 0, now_ns
 
-    def begin(self, now_ns: int, model: str, feeds: Sequence[LiveFeed]) -> None:
-        self._run_ns, names = now_ns, ("exchange", "symbol", "market_type", "depth")
+    def begin(self, model: str, feeds: Sequence[LiveFeed]) -> None:
+        self._run_ns, names = self._now_ns(), ("exchange", "symbol", "market_type", "depth")
         told = [{name: getattr(feed.stream, name) for name in names} for feed in feeds]
         self.note("run", model=model, feeds=told)
 
@@ -77,7 +77,7 @@ class _Files:
     def new_session(self, feed: LiveFeed) -> Path:
         self._n += 1
         place = f"recording/{self._run_ns}/{self._n:04d}"
-        self.note("session", feed=feed.name, folder=place)
+        self.note("session", feed=feed.name, folder=place, at_ns=self._now_ns())
         return self.folder / place
 
     def lost(self, feed: LiveFeed, ts_ns: int) -> None:
@@ -180,11 +180,11 @@ class LiveRun(LiveBoard):
         "Go on until stopped; raise what made going on impossible."
         with ExitStack() as stack:
             stack.callback(self.connecting.set)
-            self._files = files = _Files(self.folder, stack)
+            self._files = files = _Files(self.folder, stack, self.arrivals.now_ns)
             await asyncio.to_thread(warm, self.models)
             for one in self.listeners:
                 await asyncio.to_thread(one.warm)
-            files.begin(self.arrivals.now_ns(), self.desk.model, self.feeds)
+            files.begin(self.desk.model, self.feeds)
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._stop.wait())]
             for feed in self.feeds if not self._stop.is_set() else ():
                 going = feed.keep_going(files.new_session, files.lost, self.attempt_s)
