@@ -24,9 +24,8 @@ from typing import Any
 import ccxt.pro
 import numpy as np
 
-from gem_detector.compiled_feed import APPLIED, BOOK_ID, FULL, CompiledFeed, follow, warm
+from gem_detector.compiled_feed import APPLIED, CompiledFeed, warm
 from gem_detector.core import OrderBookSnapshot
-from gem_detector.depth_forms import SHORTEST_LEVEL
 from gem_detector.frames import Arrival, read_frames
 from gem_detector.streams import OrderBookStream, make_stream
 from gem_detector.sync import Feed
@@ -192,20 +191,15 @@ def run_plain(name: str, arrivals: list[Arrival], first: int) -> float:
 
 def run_compiled(name: str, arrivals: list[Arrival], first: int) -> float:
     "Seconds of the kernel alone."
-    feed, rows = feed_of(name, CompiledFeed), np.empty((0, 2))
+    feed, rows = feed_of(name, CompiledFeed), np.empty((2, 0, 2))
     for arrival in arrivals[:first]:
         feed.handle(arrival)
     (one,) = feed._followers.values()
-    one.state[BOOK_ID] = one.sync.book_id
     start = time.process_time()
     for arrival in arrivals[first:]:
-        frame = arrival.payload
-        found = follow(frame, one.form, one.state, one.book.arrays, rows)
-        if found[0] == FULL:
-            one.book.make_room(len(frame) // SHORTEST_LEVEL)
-            found = follow(frame, one.form, one.state, one.book.arrays, rows)
+        found = one.take(arrival.payload, rows)
         assert found[0] == APPLIED
-        one.state[BOOK_ID] = found[4]
+        one.sync.book_id = found[4]
     return time.process_time() - start
 
 

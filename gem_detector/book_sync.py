@@ -11,6 +11,7 @@ __all__ = ['Action', 'FIRST_RETRY_S', 'LAST_RETRY_S', 'REPLY_TIMEOUT_S', 'CALM_S
 from collections import Counter, deque
 from collections.abc import Callable
 from math import floor, inf, log10
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -113,11 +114,10 @@ def checked_sums(
     return continuity.checksum(instrument, bids, asks), message.checksum
 
 # %% ../nbs/16_book_sync.ipynb #34c26d64
-_FIELDS = (
-    "exchange symbol ts_event_ns ts_recv_ns bids asks sequence state ts_engine_ns ts_send_ns "
-    "trusted_depth"
-).split()
-_SETTERS = tuple(vars(OrderBookSnapshot)[name].__set__ for name in _FIELDS)
+class _Draft:
+    "A snapshot while it is filled in: the same slots, and they can be set."
+
+    __slots__ = OrderBookSnapshot.__slots__
 
 # %% ../nbs/16_book_sync.ipynb #ff792e99
 def snapshot_event(
@@ -130,21 +130,14 @@ def snapshot_event(
     state: StreamState,  # SYNCED, or UNVERIFIABLE
 ) -> OrderBookSnapshot:
     "A book as an event."
-    event = OrderBookSnapshot.__new__(OrderBookSnapshot)
-    engine_ns, send_ns = message.ts_engine_ns, message.ts_send_ns
-    exchange, symbol, event_ns, recv_ns, bid, ask, sequence, known, engine, send, depth = _SETTERS
-    exchange(event, instrument.exchange)
-    symbol(event, instrument.symbol)
-    event_ns(event, engine_ns or send_ns)
-    recv_ns(event, ts_recv_ns)
-    bid(event, bids)
-    ask(event, asks)
-    sequence(event, message.last_id)
-    known(event, state)
-    engine(event, engine_ns)
-    send(event, send_ns)
-    depth(event, trusted)
-    return event
+    event: Any = _Draft()
+    event.exchange, event.symbol = instrument.exchange, instrument.symbol
+    event.ts_engine_ns, event.ts_send_ns = message.ts_engine_ns, message.ts_send_ns
+    event.ts_event_ns, event.ts_recv_ns = event.ts_engine_ns or event.ts_send_ns, ts_recv_ns
+    event.bids, event.asks, event.trusted_depth = bids, asks, trusted
+    event.sequence, event.state = message.last_id, state
+    event.__class__ = OrderBookSnapshot  # from here on it is frozen
+    return cast(OrderBookSnapshot, event)
 
 # %% ../nbs/16_book_sync.ipynb #9787a0d7
 def snapshot_of(

@@ -56,28 +56,41 @@ def _remove_key(window: np.ndarray, shown: int, key: float) -> None:
 
 # %% ../nbs/04_compiled_book.ipynb #bdd99254
 @kernel
+def _replace_worst(window: np.ndarray, shown: int, key: float) -> None:
+    "Put a key into the first `shown` keys, ascending, in place of the first."
+    i = 1
+    while i < shown and window[i] < key:
+        window[i - 1] = window[i]
+        i += 1
+    window[i - 1] = key
+
+
+@kernel
 def _refill(table: np.ndarray, window: np.ndarray, scale: float) -> int:
     "Fill half of the window with the best live keys of the table; how many they are."
-    keys, n = np.empty(len(table)), 0
-    for slot in range(len(table)):
+    shown, last = np.int64(0), len(table) - 1  # a bare 0 is a type of its own: compiled twice
+    for i in range(len(table)):
+        slot = last - i if scale > 0 else i
         if table[slot, 1] != 0.0:
-            keys[n] = table[slot, 0] if scale > 0 else -table[slot, 0]
-            n += 1
-    shown = min(n, len(window) // 2)
-    best = np.partition(keys[:n], n - shown)[n - shown :] if shown < n else keys[:n]
-    window[:shown] = np.sort(best)
+            key = table[slot, 0] if scale > 0 else -table[slot, 0]
+            if shown < len(window) // 2:
+                _insert_key(window, shown, key)
+                shown += 1
+            elif key > window[0]:
+                _replace_worst(window, shown, key)
     return shown
 
 # %% ../nbs/04_compiled_book.ipynb #9e3e92d7
 @kernel
 def _rehash(old: np.ndarray, new: np.ndarray, scale: float) -> int:
     "Fill a new table with the live prices of an old one; how many they are."
-    new[:, 0] = np.nan
-    new[:, 1] = 0.0
+    for slot in range(len(new)):
+        new[slot, 0], new[slot, 1] = np.nan, 0.0
     live = 0
     for i in range(len(old)):
         if old[i, 1] != 0.0:
-            new[find_slot(new, scale, old[i, 0])] = old[i]
+            slot = find_slot(new, scale, old[i, 0])
+            new[slot, 0], new[slot, 1] = old[i, 0], old[i, 1]
             live += 1
     return live
 
@@ -91,7 +104,8 @@ def _show_key(window: np.ndarray, count: np.ndarray, key: float) -> None:
         return
     if count[_SHOWN] == len(window):
         half = len(window) // 2
-        window[:half] = window[half:]
+        for i in range(half):
+            window[i] = window[half + i]
         count[_SHOWN] = half
         if key < window[0]:
             return

@@ -109,7 +109,7 @@ def follow(
     form: bytes,  # from depth_form
     state: np.ndarray,  # (N_STATE,) int64: the book's id and rule; takes the frame's fields
     sides: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],  # `arrays` of a CompiledBook
-    rows: np.ndarray,  # (2 · depth, 2) to be filled: best bids, then best asks
+    rows: np.ndarray,  # (2, depth, 2) to be filled: best bids, best asks
 ) -> tuple[
     int, ...
 ]:  # what became of it, bids, asks and proven rows in `rows`, id, engine, send ns
@@ -128,10 +128,9 @@ def follow(
     stamps = state[ENGINE] * NS_PER_MS, state[SEND] * NS_PER_MS
     if _is_crossed(numbers, counts):
         return CROSSED, 0, 0, 0, state[LAST], *stamps
-    depth = len(rows) // 2
-    n_bids, proven_bids = best_rows(bids, numbers[0], counts[0], rows[:depth])
-    n_asks, proven = best_rows(asks, numbers[1], counts[1], rows[max(n_bids, 0) :][:depth])
-    return APPLIED, n_bids, n_asks, min(proven_bids, proven), state[LAST], *stamps
+    n_bids, proven_bids = best_rows(bids, numbers[0], counts[0], rows[0])
+    n_asks, proven_asks = best_rows(asks, numbers[1], counts[1], rows[1])
+    return APPLIED, n_bids, n_asks, min(proven_bids, proven_asks), state[LAST], *stamps
 
 # %% ../nbs/17_compiled_feed.ipynb #360edd35
 def can_follow(
@@ -148,17 +147,31 @@ def can_follow(
 class Follower:
     "One symbol's book, and what the kernel needs to go on with it."
 
-    __slots__ = ("book", "channel", "form", "state", "sync")
+    __slots__ = ("book", "channel", "form", "name", "state", "sync")
 
     def __init__(
         self,
+        name: str,  # the symbol as the feed knows it
         sync: BookSync,  # on a CompiledBook, following a channel
         book: CompiledBook,  # the book of `sync`
         form: bytes,  # of the channel's updates
     ) -> None:
-        self.sync, self.book, self.form, self.channel = sync, book, form, sync.channel
-        self.state = np.zeros(N_STATE, np.int64)
+        self.name, self.sync, self.book, self.form = name, sync, book, form
+        self.channel, self.state = sync.channel, np.zeros(N_STATE, np.int64)
         self.state[IS_CHAIN] = sync.continuity.rule == "chain"
+
+    def take(
+        self,
+        frame: bytes,  # any
+        rows: np.ndarray,  # (2, depth, 2) to be filled
+    ) -> tuple[int, ...]:  # as from `follow`, never FULL
+        "Let the kernel take a frame, with as much room as it needs."
+        self.state[BOOK_ID] = self.sync.book_id
+        found: tuple[int, ...] = follow(frame, self.form, self.state, self.book.arrays, rows)
+        if found[0] == FULL:
+            self.book.make_room(len(frame) // SHORTEST_LEVEL)
+            found = follow(frame, self.form, self.state, self.book.arrays, rows)
+        return found
 
 # %% ../nbs/17_compiled_feed.ipynb #922a1d3b
 class CompiledFeed(Feed):
@@ -171,7 +184,7 @@ class CompiledFeed(Feed):
         depth: int = 20,  # rows of a side in a snapshot
     ) -> None:
         super().__init__(protocol, instruments, depth)
-        self._depth = depth
+        self._shape = 2, depth, 2
         self._books: dict[str, CompiledBook] = {}  # by venue symbol
         self._followers: dict[bytes, Follower] = {}  # by the opening of their frames
         for name, sync in self.syncs.items():
@@ -186,32 +199,26 @@ class CompiledFeed(Feed):
 
     def _follow(self, follower: Follower, arrival: Arrival, ts_ns: int) -> bool:
         "Take a frame by the kernel; False when it refuses, and nothing has happened."
-        sync, state, book = follower.sync, follower.state, follower.book
-        is_on = sync.state is sync.standing and sync.channel == follower.channel
+        sync, channel, name = follower.sync, follower.channel, follower.name
+        is_on = sync.state is sync.standing and sync.channel == channel
         if not is_on or arrival.socket not in self._orders:
             return False
-        state[BOOK_ID] = sync.book_id
-        rows = np.empty((2 * self._depth, 2))
-        frame, form = arrival.payload, follower.form
-        found = follow(frame, form, state, book.arrays, rows)
-        if found[0] == FULL:
-            book.make_room(len(frame) // SHORTEST_LEVEL)
-            found = follow(frame, form, state, book.arrays, rows)
+        rows = np.empty(self._shape)
+        found = follower.take(arrival.payload, rows)
         what, n_bids, n_asks, trusted, last_id, engine_ns, send_ns = found
         if what == REFUSED:
             return False
-        channel, name = follower.channel, sync.instrument.venue_symbol
         message = BookMessage(name, DELTA, [], [], -1, last_id, -1, engine_ns, send_ns, channel)
         self._note_frame(ts_ns)
-        self._note_book(sync, message, arrival)
+        self._note_book(name, message, arrival)
         sync.applied(message, ts_ns)
         if what == CROSSED:
             sync.gap("crossed", ts_ns)
         elif sync.wants_books and min(n_bids, n_asks) < 0:  # more rows than the window has
             self._events += filter(None, [sync.snapshot()])
         elif sync.wants_books:
-            rows.setflags(write=False)
-            sides = rows[:n_bids], rows[n_bids : n_bids + n_asks]
+            rows.setflags(False)  # no longer to be written
+            sides = rows[0, :n_bids], rows[1, :n_asks]
             self._events.append(
                 snapshot_event(sync.instrument, message, ts_ns, *sides, trusted, sync.state)
             )
@@ -219,12 +226,12 @@ class CompiledFeed(Feed):
 
     def _on_book(self, message: BookMessage, arrival: Arrival, ts_ns: int) -> None:
         super()._on_book(message, arrival, ts_ns)
-        book = self._books.get(message.venue_symbol)
-        if book is not None and message.kind == DELTA:
-            self._learn(self.syncs[message.venue_symbol], book)
+        if message.venue_symbol in self._books and message.kind == DELTA:
+            self._learn(message.venue_symbol)
 
-    def _learn(self, sync: BookSync, book: CompiledBook) -> None:
+    def _learn(self, name: str) -> None:
         "From now on, follow a book that stands on its channel."
+        sync, book = self.syncs[name], self._books[name]
         old = [one for one in self._followers.values() if one.sync is sync]
         if sync.state is not sync.standing or any(one.channel == sync.channel for one in old):
             return
@@ -233,7 +240,7 @@ class CompiledFeed(Feed):
         for follower in old:
             del self._followers[opening(follower.form)]
         if form:
-            self._followers[opening(form)] = Follower(sync, book, form)
+            self._followers[opening(form)] = Follower(name, sync, book, form)
 
 # %% ../nbs/17_compiled_feed.ipynb #42ebab95
 def warm() -> None:
@@ -245,4 +252,4 @@ def warm() -> None:
     book.top(1)
     book.trusted_rows(1)
     book.best()
-    follow(b"{}", b"{}", state, book.arrays, np.empty((2, 2)))
+    follow(b"{}", b"{}", state, book.arrays, np.empty((2, 1, 2)))

@@ -89,7 +89,7 @@ def read_depth(
     levels: np.ndarray,  # (n, 2) to be filled: bids, then asks
 ) -> int:  # levels of both sides, -1 = not of this form
     "Take a depth update apart."
-    i, n, n_levels = 0, len(frame), 0
+    i, n, n_levels = np.int64(0), len(frame), np.int64(0)  # bare, 0 is a type: compiled twice
     for code in form:
         if code > ASKS:
             if i >= n or frame[i] != code:

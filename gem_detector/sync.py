@@ -7,6 +7,7 @@ __all__ = ['SILENCE_S', 'JUDGE_EVERY_NS', 'LINE_NUMBERS_NS', 'STAMPS_AT_ONCE', '
            'FeedLife', 'Feed']
 
 # %% ../nbs/16_sync.ipynb #9913eb89
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 
@@ -84,7 +85,7 @@ class FeedLife:
         self.last_error = ""  # the venue's own words
         self._clock = ClockSync(resolution_ns=protocol.time_call().step_ns)
         self._latency = LatencyByHop(self._clock)
-        self._stamps: list[tuple[int, int, int]] = []  # engine, send, receive: not counted yet
+        self._stamps = array("q")  # engine, send, receive; engine, …: not counted yet
         self.actions: list[Action | FetchTrades] = []  # for the caller to carry out and clear
         self._events: list[Event] = []  # caused by the arrival in hand
         self._orders: dict[str, FrameOrder] = {}  # of the sockets that are open
@@ -124,8 +125,8 @@ class FeedLife:
 
     def _count_stamps(self) -> None:
         if self._stamps:
-            stamps = np.array(self._stamps, np.int64)
-            self._stamps.clear()
+            stamps = np.array(self._stamps).reshape(-1, 3)
+            self._stamps = array("q")
             self._latency.add_many(stamps)
             sent = stamps[stamps[:, 1] > 0]
             self._clock.add_one_ways(sent[:, 1], sent[:, 2])
@@ -249,15 +250,15 @@ class Feed(FeedLife):
         self._heard_ns = ts_ns
         self.counts["frames"] += 1
 
-    def _note_book(self, sync: BookSync, message: BookMessage, arrival: Arrival) -> None:
+    def _note_book(self, name: str, message: BookMessage, arrival: Arrival) -> None:
         "What every book message says, whatever becomes of it."
         self.counts["book_messages"] += 1
-        sync.socket = arrival.socket
-        name = self.protocol.answered_as(sync.instrument.venue_symbol)
+        self.syncs[name].socket = arrival.socket
         self.pulses.heard("book", name, arrival.socket, arrival.ts_recv_ns)
         if message.kind == DELTA and arrival.ts_recv_ns > LINE_NUMBERS_NS:
-            self._stamps.append((message.ts_engine_ns, message.ts_send_ns, arrival.ts_recv_ns))
-            if len(self._stamps) == STAMPS_AT_ONCE:
+            stamps = message.ts_engine_ns, message.ts_send_ns, arrival.ts_recv_ns
+            self._stamps.extend(stamps)
+            if len(self._stamps) == 3 * STAMPS_AT_ONCE:
                 self._count_stamps()
 
     def _begin_unmarked(self, arrival: Arrival, ts_ns: int) -> bool:
@@ -271,14 +272,14 @@ class Feed(FeedLife):
 
     def _on_book(self, message: BookMessage, arrival: Arrival, ts_ns: int) -> None:
         "Give a book message to its symbol; a REST reply in line belongs to the only one."
-        sync = self.syncs.get(message.venue_symbol)
-        if not message.venue_symbol and len(self.syncs) == 1:
-            (sync,) = self.syncs.values()
-        if sync is None:
+        name = message.venue_symbol
+        if not name and len(self.syncs) == 1:
+            (name,) = self.syncs
+        if name not in self.syncs:
             self.counts["other_symbol"] += 1
             return
-        self._note_book(sync, message, arrival)
-        sync.take(message, ts_ns)
+        self._note_book(name, message, arrival)
+        self.syncs[name].take(message, ts_ns)
 
     def _on_trade(self, message: TradeMessage, arrival: Arrival, ts_ns: int) -> None:
         "Give a trade to its symbol, and say whether it is older than the subscription."
