@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gem_detector import importers
+from gem_detector import file_rows, files_hftbacktest
 from gem_detector.book import OrderBook
 from gem_detector.core import Event, Gap, InputError, OrderBookSnapshot, StreamState, Trade
-from gem_detector.importers import LAYOUTS, FileMarket, FileRows, Imported, row_events
+from gem_detector.file_rows import FileMarket, FileRows, row_events
+from gem_detector.importers import LAYOUTS, Imported
 from gem_detector.recorder import EventWriter, read_events
 
 T0 = 1_755_000_000_000_000  # µs
@@ -60,7 +61,7 @@ def test_rows_make_the_books_of_a_plain_book(
     book, has_book, expected = OrderBook(), False, []
     for ts in np.unique(recv):
         own = recv == ts
-        expected += [("trade", px[i]) for i in np.flatnonzero(own & (kind == 3))]
+        expected += [("trade", px[i]) for i in np.flatnonzero(own & (kind == 3) & (qty > 0))]
         own &= kind != 3
         if not own.any():
             continue
@@ -184,7 +185,8 @@ def test_layouts_by_their_description(
     assert [type(event).__name__[0] for event in events] == kinds and source.counts == counts
     assert not LAYOUTS[layout].is_verified
     for rows in (1, 2):
-        monkeypatch.setattr(importers, "ROWS", rows)
+        for reads in (file_rows.csv_chunks, files_hftbacktest.npz_chunks):
+            monkeypatch.setattr(reads, "__defaults__", (rows,))
         assert all(same(a, b) for a, b in zip(events, source, strict=True))
         assert source.counts == counts
     with EventWriter(tmp_path / "tables", 5) as writer:
@@ -233,6 +235,87 @@ def test_wrong_order_names_and_arrays(tmp_path: Path) -> None:
             Imported(layout, path, *BTC)
     with pytest.raises(InputError, match="no such file"):
         Imported("frames", tmp_path / "nothing", *BTC)
+
+
+# --- rows that cannot be so
+
+
+@pytest.mark.parametrize(
+    ("layout", "old", "new", "wrong"),
+    [
+        ("tardis_book", "100.5,2\n", "abc,2\n", "'abc'"),
+        ("tardis_book", ",ask,", ",sell,", "a side is bid or ask: 'sell'"),
+        ("tardis_book", f"{T0 + 20},", ",", "whole number of s, ms, µs or ns"),
+        ("tardis_book", "99.1,1\n", "99.1,1,7\n", "broken after line"),
+        ("tardis_trades", f",{T0},", ",yesterday,", "not 'yesterday' in column 'timestamp'"),
+        ("tardis_trades", "100.5,0.25", "100.5,much", "'much'"),
+        ("binance_agg_trades", "8,100.0", "eight,100.0", "'eight'"),
+        ("binance_book_ticker", "100.5,2", "100.5,two", "'two'"),
+    ],
+)
+def test_a_word_where_a_number_belongs_is_refused(
+    layout: str, old: str, new: str, wrong: str, tmp_path: Path
+) -> None:
+    made = MADE[layout][0](tmp_path)
+    if made.suffix == ".zip":
+        with zipfile.ZipFile(made) as archive:
+            text = archive.read(archive.namelist()[0]).decode()
+    else:
+        packed = made.read_bytes()
+        text = (gzip.decompress(packed) if made.suffix == ".gz" else packed).decode()
+    assert old in text
+    (tmp_path / "bad.csv").write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=r"bad\.csv") as told:
+        list(Imported(layout, tmp_path / "bad.csv", *BTC))
+    assert wrong in str(told.value)
+
+
+@pytest.mark.parametrize("bad", ["", "nan", "inf", "-1", "0"])
+@pytest.mark.parametrize("field", ["price", "amount"])
+def test_bad_numbers_take_the_book_away_and_are_counted(
+    bad: str, field: str, tmp_path: Path
+) -> None:
+    "Until the next snapshot: what stood at that price nobody knows. A quantity of 0 deletes."
+    head = "exchange,symbol,timestamp,local_timestamp,is_snapshot,side,price,amount\n"
+    px, qty = (bad, "1") if field == "price" else ("100.1", bad)
+    start = f"b,B,{T0},{T0},true,bid,100.0,1\nb,B,{T0},{T0},true,ask,100.5,1\n"
+    rows = start + f"b,B,{T0 + 1},{T0 + 1},false,bid,{px},{qty}\n"
+    rows += f"b,B,{T0 + 2},{T0 + 2},false,bid,99.0,2\n" + start.replace(str(T0), str(T0 + 3))
+    (tmp_path / "book.csv").write_text(head + rows)
+    source = Imported("tardis_book", tmp_path / "book.csv", *BTC)
+    events = list(source)
+    if (field, bad) == ("amount", "0"):
+        assert len(books_of(events)) == 4 and not source.counts
+        return
+    assert [type(event).__name__[0] for event in events] == list("OGO")
+    assert isinstance(events[1], Gap) and events[1].reason == "bad number"
+    assert source.counts == {"changes with a bad number": 1, "changes before a snapshot": 1}
+    trade = f"exchange,symbol,timestamp,local_timestamp,id,side,price,amount\nb,B,{T0},{T0},1,buy,"
+    (tmp_path / "trades.csv").write_text(f"{trade}{px},{qty}\n")
+    source = Imported("tardis_trades", tmp_path / "trades.csv", *BTC)
+    assert list(source) == [] and source.counts == {"trades with a bad number": 1}
+
+
+def test_files_that_are_cut_off_are_told(tmp_path: Path) -> None:
+    whole = b"exchange,symbol,timestamp,local_timestamp,id,side,price,amount\n"
+    whole += b"".join(b"b,B,%d,%d,%d,buy,100.5,0.25\n" % (T0 + i, T0 + i, i) for i in range(9_999))
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(whole)[:-4_000])
+    with pytest.raises(InputError, match=r"cut\.csv\.gz: broken after line"):
+        list(Imported("tardis_trades", tmp_path / "cut.csv.gz", *BTC))
+    packed = hftbacktest(tmp_path).read_bytes()
+    for n in (10, 200, 400):
+        (tmp_path / "cut.npz").write_bytes(packed[:-n])
+        with pytest.raises(InputError, match=r"cut\.npz"):
+            list(Imported("hftbacktest", tmp_path / "cut.npz", *BTC))
+
+
+@pytest.mark.parametrize("venue", ["", "../x", "Binance", "a/b", "a=b"])
+def test_a_venue_is_a_plain_word(venue: str, tmp_path: Path) -> None:
+    path = tardis_trades(tmp_path)
+    with pytest.raises(InputError, match="small letters"):
+        Imported("tardis_trades", path, venue, "BTC/USDT")
+    with pytest.raises(InputError, match="depth=0"):
+        Imported("tardis_trades", path, *BTC, depth=0)
 
 
 # --- on files of others
