@@ -327,7 +327,7 @@ def plain_dataset(
 def train(args: argparse.Namespace) -> int:
     "Train a primary and a meta model on a file of labelled rows."
     from gem_detector.datasets import read_dataset, sidecar_path
-    from gem_detector.gem_models import N_TREES, train_gem_models
+    from gem_detector.gem_models import N_TREES, lacking, train_both, train_gem_models
     from gem_detector.lgbm import LightGBMPipeline
     from gem_detector.market_watch import WatchSettings
     from gem_detector.meta_labeling import MetaLabeler, MetaLabelingConfig
@@ -336,10 +336,14 @@ def train(args: argparse.Namespace) -> int:
     data = plain_dataset(args.file) if is_plain else read_dataset(args.file)
     check_replaceable(args.out, "primary/params.json")
     with atomic_folder(args.out, replace=True) as folder, progress_bar(" model", total=2) as bar:
-        if data.made is not None and {"trade", "burst_score"} <= set(data.sidecar.columns):
+        if data.made is not None and not lacking(data):
             settings, trees = WatchSettings.from_dict(data.made), args.trees or N_TREES
             models = train_gem_models(data, settings, folder, n_trees=trees)
             primary, meta = models.primary, models.meta
+            bar.update(2)
+        elif data.made is not None and "weight" in data.sidecar:  # of the documented set
+            trees = args.trees or N_TREES
+            primary, meta, _ = train_both(data, folder, trees, sampler=data.made["sampler"])
             bar.update(2)
         else:
             known = [] if is_plain else ["t0", "t1"]

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MONOTONE', 'PRIMARY_PARAMS', 'N_TREES', 'N_META_TREES', 'WAITS_MS', 'BURST_SCORES', 'monotone', 'Limits',
-           'tune_limits', 'GemModels', 'meta_config', 'train_gem_models', 'load_gem_models']
+           'tune_limits', 'lacking', 'GemModels', 'meta_config', 'train_both', 'train_gem_models', 'load_gem_models']
 
 # %% ../nbs/87_gem_models.ipynb #a467b6dd
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ from .lgbm import LightGBMPipeline
 from .market_watch import WatchSettings
 from .meta_labeling import MetaLabeler, MetaLabelingConfig
 from .signals import rows_at_count, signal_scores
-from .simple_rules import is_candidate
+from .simple_rules import EDGES_AT_SIZE, is_candidate
 from .splits import PurgedKFold
 from .store import check_format, content_hash, format_stamp, read_json, write_json
 from .tables import card_html
@@ -95,6 +95,15 @@ def tune_limits(
     floor = max(share for share, _ in tried) - 1 / max(count, 1) - 1e-9
     return next(limits for share, limits in tried if share >= floor)
 
+# %% ../nbs/87_gem_models.ipynb #4bf635e8
+def lacking(
+    data: Dataset,  # labelled rows
+) -> list[str]:  # columns; empty = all are there
+    "What a detector asks about rows and these do not tell: those of the documented set, say."
+    told = (*EDGES_AT_SIZE, "net_edge_age_ms")
+    columns = [name for name in told if name not in data.rows]
+    return columns + [name for name in ("trade", "burst_score") if name not in data.sidecar]
+
 # %% ../nbs/87_gem_models.ipynb #b4253373
 @dataclass(frozen=True, eq=False)
 class GemModels:
@@ -159,6 +168,33 @@ def meta_config(
     return MetaLabelingConfig("oof" if has_both else 0.0, 0.5, min_confidence_gap=0.0)
 
 
+def train_both(
+    data: Dataset,  # rows to learn from, with t0, t1 and weight in the sidecar
+    folder: Path,  # gets primary/ and meta/
+    n_trees: int = N_TREES,  # of the primary
+    *,
+    side: Sequence[str] = (),  # columns of the sidecar that the meta model sees as well
+    params: Mapping[str, Any] | None = None,  # of the primary, over PRIMARY_PARAMS
+    config: MetaLabelingConfig | None = None,  # None = `meta_config`
+    sampler: Mapping[str, Any] | None = None,  # when the rows were made, kept with the model
+) -> tuple[LightGBMPipeline, MetaLabeler, np.ndarray]:  # and the primary's p out of fold
+    "Train a primary on all rows, and a meta model on what it said of rows it had not seen."
+    X, y, known = data.rows[data.features], data.rows["is_gem"], data.sidecar
+    given = {"t1": known["t1"].to_numpy(), "sample_weight": known["weight"].to_numpy()}
+    direction = {"monotone_constraints": monotone(tuple(data.features))}
+    primary = LightGBMPipeline(folder / "primary", PRIMARY_PARAMS | direction | dict(params or {}))
+    primary.train(X, y, n_trees, 0, refit=True, sampler=sampler, **given)
+    cv = PurgedKFold(5, intervals=(known["t0"].to_numpy(), known["t1"].to_numpy()))
+    p = primary.out_of_fold(X, y, cv, sample_weight=given["sample_weight"])
+    p = np.where(np.isnan(p), -np.inf, p)
+    meta = MetaLabeler(primary, folder / "meta", config or meta_config(p, y.to_numpy()))
+    also = known[list(side)] if side else None
+    meta.train_meta_model(
+        X, y, also, num_boost_round=N_META_TREES, early_stopping_rounds=0, **given
+    )
+    return primary, meta, p
+
+# %% ../nbs/87_gem_models.ipynb #ff03beda
 def train_gem_models(
     data: Dataset,  # rows of the training part, `trade` and `burst_score` in the sidecar
     settings: WatchSettings,  # how its rows were made
@@ -169,25 +205,14 @@ def train_gem_models(
     n_trees: int = N_TREES,  # of the primary
 ) -> GemModels:
     "Train both models, tune the limits, save everything."
-    missing = [name for name in ("trade", "burst_score") if name not in data.sidecar]
+    missing = lacking(data)
     if missing or tuple(data.features) != settings.features:
         wrong = ", ".join(missing) or "the features of the settings, in order"
         raise InputError(f"this dataset was not made by the watch of these settings: needs {wrong}")
-    usable = data.part(is_candidate(data.rows))
-    X, y, side = usable.rows[usable.features], usable.rows["is_gem"], usable.sidecar
-    given = {"t1": side["t1"].to_numpy(), "sample_weight": side["weight"].to_numpy()}
-    folder = Path(folder)
-    direction = {"monotone_constraints": monotone(settings.features)}
-    primary = LightGBMPipeline(folder / "primary", PRIMARY_PARAMS | direction | dict(params or {}))
-    primary.train(X, y, n_trees, 0, refit=True, sampler=settings.to_dict()["sampler"], **given)
-    cv = PurgedKFold(5, intervals=(side["t0"].to_numpy(), side["t1"].to_numpy()))
-    p = primary.out_of_fold(X, y, cv, sample_weight=given["sample_weight"])
-    p = np.where(np.isnan(p), -np.inf, p)
+    usable, folder = data.part(is_candidate(data.rows)), Path(folder)
+    how = {"params": params, "config": config, "sampler": settings.to_dict()["sampler"]}
+    primary, meta, p = train_both(usable, folder, n_trees, side=["burst_score"], **how)
     limits = tune_limits(usable, p)
-    meta = MetaLabeler(primary, folder / "meta", config or meta_config(p, y.to_numpy()))
-    meta.train_meta_model(
-        X, y, side[["burst_score"]], num_boost_round=N_META_TREES, early_stopping_rounds=0, **given
-    )
     models = GemModels(primary, meta, limits, settings, folder)
     models.save()
     return models
