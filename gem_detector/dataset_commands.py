@@ -134,18 +134,26 @@ def import_files(args: argparse.Namespace) -> int:
     "Turn files that others recorded into tables of events."
     from gem_detector.importers import Imported
     from gem_detector.recorder import EventWriter
+    from gem_detector.store import path_errors
 
-    found, counts = Counter[str](), Counter[str]()
-    args.out.mkdir(parents=True, exist_ok=True)
-    with share_bar() as bar, EventWriter(args.out, args.depth) as writer:
+    found, counts, last_ns = Counter[str](), Counter[str](), 0
+    market = {"exchange": args.venue, "symbol": args.symbol, "depth": args.depth}
+    sources = [Imported(args.layout, path, **market) for path in args.files]
+    place = path_errors("write", args.out)  # what is read says so itself
+    with share_bar() as bar, place, EventWriter(args.out, args.depth) as writer:
         try:
-            for i, path in enumerate(args.files):
-                source = Imported(args.layout, path, args.venue, args.symbol, depth=args.depth)
+            for i, source in enumerate(sources):
                 for event in source:
+                    if event.ts_recv_ns < last_ns:
+                        rule = "files are given in the order of time"
+                        raise InputError(f"{source.path}: begins before the one ahead ends: {rule}")
+                    last_ns = event.ts_recv_ns
                     writer.write(event)
                     found[f"{type(event).__name__}s"] += 1
                 counts.update(source.counts)
-                bar((i + 1) / len(args.files))
+                bar((i + 1) / len(sources))
+            if not found:
+                raise InputError(f"{args.files[0]}: no event of {args.venue} {args.symbol}")
         except BaseException as error:
             writer.abandon(error)
             raise
