@@ -4,6 +4,8 @@ python tools/readme.py           README.md and README_files/
 python tools/readme.py --check   only compare
 
 nbdev_readme does this with Quarto; this needs only the notebook, so it gives the same everywhere.
+Between the marks `<!-- benchmarks -->` and `<!-- /benchmarks -->` of a Markdown cell stands what
+`make bench ARGS=--save` measured: it is put there from benchmarks/results.json, never by hand.
 """
 
 import base64
@@ -16,6 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 INDEX = ROOT / "nbs" / "index.ipynb"
 PICTURES = "README_files"
+MEASURED = ROOT / "benchmarks" / "results.json"
+MARKED = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
 NOTICE = "<!-- Written from nbs/index.ipynb by tools/readme.py: edit the notebook. -->\n"
 HIDDEN = re.compile(r"#\|\s*(hide|default_exp|include:\s*false)\b")
 SILENT = re.compile(r"#\|\s*(echo:\s*false|hide_input)\b")
@@ -56,6 +60,38 @@ def output(one: dict, pictures: dict[str, bytes]) -> str:
     return f"```text\n{text(data.get('text/plain', '')).rstrip()}\n```"
 
 
+def measured_table(results: dict) -> str:
+    "The ratios that the benchmarks name, with what they were measured on."
+    packages = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    rows = [f"| {row['what']} | {row['times']} |" for row in results["quoted"]]
+    told = f"{results['date']}, {results['machine']}, Python {results['python']}; {packages}"
+    head = ["| what, beside a peer of the same run | times as fast |", "|---|--:|"]
+    return "\n".join([*head, *rows, "", f"Measured by `make bench`: {told}."]) + "\n"
+
+
+def filled(notebook: dict) -> dict:
+    "The notebook with what was measured between the marks."
+    if not MEASURED.exists():
+        return notebook
+    table = measured_table(json.loads(MEASURED.read_text(encoding="utf-8")))
+    cells = [
+        cell | {"source": MARKED.sub(lambda m: m[1] + table + m[2], text(cell["source"]))}
+        if cell["cell_type"] == "markdown" and MARKED.search(text(cell["source"]))
+        else cell
+        for cell in notebook["cells"]
+    ]
+    return notebook | {"cells": cells}
+
+
+def index_text(notebook: dict) -> str:
+    "The notebook as its file holds it, source by lines."
+    cells = [
+        cell | {"source": text(cell["source"]).splitlines(keepends=True)}
+        for cell in notebook["cells"]
+    ]
+    return json.dumps(notebook | {"cells": cells}, indent=1, ensure_ascii=False) + "\n"
+
+
 def readme(notebook: dict) -> tuple[str, dict[str, bytes]]:
     "README.md as text, and the pictures it shows by path."
     parts: list[str] = []
@@ -74,8 +110,15 @@ def readme(notebook: dict) -> tuple[str, dict[str, bytes]]:
 
 def made() -> dict[str, bytes]:
     "Every file that the notebook gives, by its path from the top of the repository."
-    words, pictures = readme(json.loads(INDEX.read_text(encoding="utf-8")))
-    return {"README.md": words.encode(), **pictures}
+    before = json.loads(INDEX.read_text(encoding="utf-8"))
+    notebook = filled(before)
+    words, pictures = readme(notebook)
+    files = {"README.md": words.encode(), **pictures}
+    if [text(cell["source"]) for cell in notebook["cells"]] != [
+        text(cell["source"]) for cell in before["cells"]
+    ]:
+        files[f"nbs/{INDEX.name}"] = index_text(notebook).encode()
+    return files
 
 
 def stale() -> list[str]:
@@ -83,7 +126,7 @@ def stale() -> list[str]:
     files = made()
     old = {path.relative_to(ROOT).as_posix() for path in (ROOT / PICTURES).glob("*")} - set(files)
     return [f"{name}: no longer shown in README.md; delete it" for name in sorted(old)] + [
-        f"{name}: differs from nbs/index.ipynb; run make readme"
+        f"{name}: differs from nbs/index.ipynb or from what was measured; run make readme"
         for name, data in files.items()
         if not (ROOT / name).exists() or (ROOT / name).read_bytes() != data
     ]
