@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['OneSentenceParser', 'progress_bar', 'ReplaySummary', 'replay_facts', 'moment', 'print_replay', 'check_header',
            'check_found', 'Feed', 'recorded_feeds', 'feeds_of', 'Scorer', 'replay', 'plain_dataset', 'train', 'edge',
-           'demo', 'folder_name', 'parser', 'main']
+           'demo', 'folder_name', 'parser', 'unwound_by_sigterm', 'main']
 
 # %% ../nbs/97_cli.ipynb #4bbcfe73
 import argparse
 import heapq
 import json
 import math
+import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,7 +35,7 @@ from .live_commands import add_parsers as add_live_parsers
 from .monitoring import add_parsers as add_monitoring_parsers
 from .recorder import EventWriter, recordings
 from .report import shown
-from .store import atomic_folder, check_replaceable
+from .store import atomic_file, atomic_folder, check_replaceable
 from .streams import OrderBookStream, make_stream
 from .sync import LINE_NUMBERS_NS
 
@@ -219,7 +221,9 @@ def feeds_of(args: argparse.Namespace) -> list[Feed]:
         raise InputError("replay needs --venue and --symbol, or a folder that was recorded")
     asked: list[tuple[str, str, str | None, list[Path]]]
     asked = [(args.venue, args.symbol, args.market_type, args.files)]
-    asked += [(venue, symbol, None, [Path(file)]) for venue, symbol, file in args.also]
+    for venue, symbol, file in args.also:
+        its_own = None if ":" in symbol else args.market_type  # BTC/USDT:USDT says what it is
+        asked.append((venue, symbol, its_own, [Path(file)]))
     feeds = []
     for venue, symbol, kind, paths in asked:
         stream = make_stream(venue, symbol, market_type=kind, depth=args.depth)
@@ -238,8 +242,9 @@ class Scorer:
     def __init__(self, models: str | None) -> None:
         from gem_detector.detector import GemDetector
         from gem_detector.gem_models import load_gem_models
+        from gem_detector.model_versions import model_folder
 
-        loaded = None if models is None else load_gem_models(models)
+        loaded = None if models is None else load_gem_models(model_folder(models))
         self.detector = GemDetector(loaded)
         self.decisions: list[Any] = []
 
@@ -270,15 +275,15 @@ class Scorer:
 # %% ../nbs/97_cli.ipynb #e85692ab
 def replay(args: argparse.Namespace) -> int:
     "Replay recorded frames: what they hold, features, and with models scores and gems."
-    from gem_detector.datasets import write_table
-
     if args.features is not None and args.features.suffix not in (".parquet", ".csv"):
         raise InputError(f"{args.features}: feature rows go to a .parquet or .csv file")
     feeds, scorer = feeds_of(args), None
     if args.features is not None or args.models is not None:
         scorer = Scorer(args.models)
     with ExitStack() as stack:
-        writer = None
+        writer = rows_file = None
+        if args.features is not None:  # gets its name last: nothing appears unless all does
+            rows_file = stack.enter_context(atomic_file(args.features))
         if args.out is not None:
             folder = stack.enter_context(atomic_folder(args.out))
             writer = stack.enter_context(EventWriter(folder, args.depth))
@@ -294,8 +299,10 @@ def replay(args: argparse.Namespace) -> int:
         scored = {} if scorer is None else scorer.facts()
         if scorer is not None:
             table = scorer.table()
-            if args.features is not None:
-                write_table(table, args.features)
+            if rows_file is not None and args.features.suffix == ".csv":
+                rows_file.write(table.to_csv(index=False).encode())
+            elif rows_file is not None:
+                table.to_parquet(rows_file, index=False)
     for one in facts:
         print_replay(one)
     if scorer is not None:
@@ -331,6 +338,7 @@ def train(args: argparse.Namespace) -> int:
     from gem_detector.lgbm import LightGBMPipeline
     from gem_detector.market_watch import WatchSettings
     from gem_detector.meta_labeling import MetaLabeler, MetaLabelingConfig
+    from gem_detector.shadow_watch import write_reference
 
     is_plain = args.file.is_file() and not sidecar_path(args.file).exists()
     data = plain_dataset(args.file) if is_plain else read_dataset(args.file)
@@ -339,6 +347,7 @@ def train(args: argparse.Namespace) -> int:
         if data.made is not None and not lacking(data):
             settings, trees = WatchSettings.from_dict(data.made), args.trees or N_TREES
             models = train_gem_models(data, settings, folder, n_trees=trees)
+            write_reference(data, folder)
             primary, meta = models.primary, models.meta
             bar.update(2)
         elif data.made is not None and "weight" in data.sidecar:  # of the documented set
@@ -438,7 +447,9 @@ def parser() -> argparse.ArgumentParser:
     rows = "new .parquet or .csv file for feature rows"
     one.add_argument("--features", type=Path, metavar="TABLE", help=rows)
     one.add_argument("--models", help="folder of trained models: scores and gems as well")
-    one.add_argument("--market-type", help="spot or linear; default: as the symbol says")
+    one.add_argument(
+        "--market-type", help="spot or linear where no symbol says; default: as the symbol says"
+    )
     one.add_argument("--depth", type=number_from(1, int), default=20, help="rows of a side (20)")
     one.add_argument("--out", type=folder_name, help="new folder for the events as Parquet")
     one.add_argument("--tolerant", action="store_true", help="read a recording that was cut off")
@@ -466,6 +477,23 @@ def parser() -> argparse.ArgumentParser:
 
 _WHAT = "Find short-lived cross-exchange dislocations that can be executed with profit after fees."
 
+# %% ../nbs/97_cli.ipynb #b9754c63
+@contextmanager
+def unwound_by_sigterm() -> Iterator[None]:
+    "Turn SIGTERM into an exception; in the main thread, others cannot be asked."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def unwind(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
 # %% ../nbs/97_cli.ipynb #66f9449d
 def main(
     arguments: Sequence[str] | None = None,  # None = those of the process
@@ -473,7 +501,8 @@ def main(
     "Run one command."
     args = parser().parse_args(arguments)
     try:
-        return args.run(args)
+        with unwound_by_sigterm():
+            return args.run(args)
     except InputError as error:
         print(f"gem-detector: {error}", file=sys.stderr)
         return 2

@@ -95,6 +95,7 @@ class LiveBoard:
         *,
         arrivals: Arrivals | None = None,  # stamps and order; None = the wall clock
         listeners: Sequence[LiveListener] = (),
+        judge: Callable[[dict[str, Any]], dict[str, Any]] | None = None,  # adds to a gem's line
         on_gem: Callable[[dict[str, Any]], Any] | None = None,  # takes each gem's line
         on_status: Callable[[dict[str, Any]], Any] | None = None,  # takes get_stats() each second
         attempt_s: float = ATTEMPT_S,  # until the book of a venue has to stand
@@ -108,7 +109,7 @@ class LiveBoard:
         self.listeners, self.attempt_s = tuple(listeners), attempt_s
         self.connecting = asyncio.Event()  # set when every feed has begun to connect, or it failed
         self.n_near_misses, self.has_begun = 0, False
-        self._on_gem, self._on_status = on_gem, on_status
+        self._judge, self._on_gem, self._on_status = judge, on_gem, on_status
         self._gate, self._stop, self._ready = SignalGate(), asyncio.Event(), set[str]()
         self._error: BaseException | None = None
         self._files: _Files | None = None
@@ -163,6 +164,7 @@ class LiveBoard:
         line = self.desk.line(decision, role, markets, self.arrivals.now_ns())
         assert self._files is not None
         if role == "gem":
+            line |= self._judge(line) if self._judge is not None else {}
             self._files.gems.append(line)
         for one in self.listeners:
             one.on_asked(line, decision)

@@ -91,42 +91,49 @@ async def _live(args: argparse.Namespace) -> dict[str, Any]:
     from gem_detector.live import LiveRun, stop_on_signals
     from gem_detector.model_versions import model_folder
     from gem_detector.shadow_ledger import ShadowLedger
+    from gem_detector.shadow_watch import ShadowWatch
     from gem_detector.structured_logs import structured_logs
 
     feeds = feeds_of(args)
     models = load_gem_models(model_folder(args.models))
     feature = models.settings.feature
     rule = GemRule(feature.notional, latency_ms=args.latency_ms, basis=feature.basis)
-    ledger, has_terminal = ShadowLedger(args.out, models.settings, rule), sys.stderr.isatty()
+    control = ShadowWatch(args.out, models, q=args.false_share)
+    ledger = ShadowLedger(args.out, models.settings, rule, on_settled=control.on_settled)
+    has_terminal = sys.stderr.isatty()
 
     def tell(stats: dict[str, Any]) -> None:
         if has_terminal:
             print(f"\r\x1b[K{status_text(stats)}", end="", file=sys.stderr, flush=True)
 
     metrics = PredictionMetrics(models.limits.min_p_primary)
-    listeners: list[Any] = [ledger, metrics] if args.metrics_port is not None else [ledger]
+    listeners: list[Any] = [ledger, control]  # in this order: one hears of what the other settles
+    listeners += [metrics] if args.metrics_port is not None else []
     options = {"on_gem": print_gem, "on_status": tell, "attempt_s": args.attempt}
+    options["judge"] = control.judge
     run = LiveRun(feeds, models, args.out, listeners=listeners, **options)
     with ExitStack() as stack:
         args.out.mkdir(parents=True, exist_ok=True)
         stack.enter_context(structured_logs(args.out / "live.log"))
         stack.enter_context(stop_on_signals(run.stop))
         if args.metrics_port is not None:
-            _watch(stack, args.metrics_port, run, ledger)
+            _watch(stack, args.metrics_port, run, {"shadow": ledger, "control": control})
         summary = await run.run(args.duration)
     if has_terminal:
         print(file=sys.stderr)
-    return summary | {"shadow": ledger.get_stats(), "model": run.desk.model}
+    known = {"shadow": ledger.get_stats(), "control": control.get_stats()}
+    return summary | known | {"model": run.desk.model, "retrain_wanted": control.wanted}
 
 
-def _watch(stack: ExitStack, port: int, run: Any, ledger: Any) -> None:
+def _watch(stack: ExitStack, port: int, run: Any, more: dict[str, Any]) -> None:
     "Serve the metrics of a run."
     from gem_detector.metrics import start_metrics_server, watch
 
     for feed in run.feeds:
         watch(feed.name, feed.stream)
     watch("live", run)
-    watch("shadow", ledger)
+    for name, source in more.items():
+        watch(name, source)
     server = stack.enter_context(start_metrics_server(port))
     print(f"metrics at {server.url}", file=sys.stderr, flush=True)
 
@@ -140,6 +147,8 @@ def live(args: argparse.Namespace) -> int:
         print(
             f"  {name}: {feed['events']:,} events, {feed['gaps']} gaps, {feed['sessions']} sessions"
         )
+    if summary["retrain_wanted"]:
+        print(f"new models are wanted: {summary['retrain_wanted']}")
     if args.json:
         print(json.dumps(json_ready({**summary, "out": str(args.out)}), allow_nan=False))
     return 0
@@ -186,13 +195,28 @@ def retrain(args: argparse.Namespace) -> int:
     else:
         if (args.data is None) == (args.shadow is None):
             raise InputError("retrain needs rows: either --data ROWS or --shadow LIVE")
-        data = read_dataset(args.data) if args.data is not None else _shadow_data(args)
-        verdict = retrained(data, args.output, share=args.share)
-        told = verdict.to_dict()
-        print(f"{args.output}: {verdict.text}")
+        told = {} if _is_wanted(args) else {"wanted": False}
+        if not told:
+            data = read_dataset(args.data) if args.data is not None else _shadow_data(args)
+            verdict = retrained(data, args.output, share=args.share)
+            told = verdict.to_dict()
+            print(f"{args.output}: {verdict.text}")
     if args.json:
         print(json.dumps(json_ready(told), allow_nan=False))
     return 0
+
+
+def _is_wanted(args: argparse.Namespace) -> bool:
+    "Whether to go on: always, or when the live run of these models calls for it."
+    from gem_detector.gem_lines import model_hash
+    from gem_detector.model_versions import model_folder
+    from gem_detector.shadow_watch import retrain_wanted
+
+    if args.if_wanted is None:
+        return True
+    why = retrain_wanted(args.if_wanted, model_hash(model_folder(args.output)))
+    print(f"{args.if_wanted}: {why or 'nothing calls for new models'}")
+    return bool(why)
 
 
 def _shadow_data(args: argparse.Namespace) -> Any:  # Dataset
@@ -244,6 +268,8 @@ def add_parsers(
     one.add_argument("--metrics-port", type=int, help="serve Prometheus metrics on this machine")
     late = "how late orders would arrive, for the shadow ledger (100)"
     one.add_argument("--latency-ms", type=above_zero, default=100.0, help=late)
+    false = "share of false ones among the accepted gems, on the mean (0.1)"
+    one.add_argument("--false-share", type=part_of_one, default=0.1, help=false)
     one.add_argument("--depth", type=int, default=20, help="rows of a side (20)")
     tries = "seconds until a book has to stand (30)"
     one.add_argument("--attempt", type=above_zero, default=30.0, metavar="S", help=tries)
@@ -259,6 +285,8 @@ def add_parsers(
     three.add_argument("--output", type=Path, default=Path("models"), help="model folder (models)")
     judged = "of the time, the latest, to judge on (0.25)"
     three.add_argument("--share", type=part_of_one, default=0.25, help=judged)
+    called = "only if the live run in this folder has called for new models"
+    three.add_argument("--if-wanted", type=Path, metavar="LIVE", help=called)
     back = "put the version before back in use"
     three.add_argument("--rollback", action="store_true", help=back)
     three.set_defaults(run=retrain)

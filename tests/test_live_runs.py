@@ -12,18 +12,23 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from test_retrain import candidates
 
 from gem_detector.arrivals import Arrivals, VirtualArrivals, WallArrivals
-from gem_detector.core import NS_PER_S, FeedError
+from gem_detector.core import NS_PER_S, FeedError, OrderBookSnapshot
+from gem_detector.costs import FeeTable, fee_market
 from gem_detector.demo import DemoResult
 from gem_detector.emulator import VenueServer, play
+from gem_detector.gem_lines import model_hash
 from gem_detector.gem_models import GemModels, load_gem_models
 from gem_detector.kept_feeds import FeedChoice
 from gem_detector.line_files import read_lines
 from gem_detector.live import LiveRun
-from gem_detector.live_replay import replayed_decisions, runs_in
+from gem_detector.live_replay import heard_again, replayed_decisions, runs_in
+from gem_detector.markets import instrument
 from gem_detector.planting import planted_market
 from gem_detector.shadow_ledger import ShadowLedger, shadow_dataset, shadow_report, shadow_rows
+from gem_detector.shadow_watch import ShadowWatch, retrain_wanted, write_reference
 from gem_detector.simulator import Market
 
 Servers = dict[str, VenueServer]
@@ -94,16 +99,73 @@ def check_same(folder: Path, models: GemModels, decisions: str, run: int = -1) -
     return len(gems)
 
 
+def books_before(folder: Path, times: list[int]) -> dict[int, dict[str, OrderBookSnapshot]]:
+    "The newest book of each market at some times, from the recording."
+    found, now, left = {}, dict[str, OrderBookSnapshot](), sorted(times)
+    for heard in heard_again(folder):
+        while left and heard.event.ts_recv_ns > left[0]:
+            found[left.pop(0)] = dict(now)
+        if isinstance(heard.event, OrderBookSnapshot):
+            now[heard.name] = heard.event
+    return found
+
+
+def check_lines(folder: Path, models: GemModels, market: Market) -> None:
+    "Every number of every gem's line is what the recording, the replay and the market say."
+    gems, fees = read_lines(folder / "gems.jsonl"), FeeTable(tiers=models.settings.fee_tiers)
+    books = books_before(folder, [gem["ts_recv_ns"] for gem in gems])
+    made = {d.watched.ts_recv_ns: d for d in replayed_decisions(folder, models)[0] if d.gem}
+    wires = {tape.instrument.exchange: tape for tape in market.tapes.values()}
+    for gem in gems:
+        ts_ns, decision = gem["ts_recv_ns"], made[gem["ts_recv_ns"]]
+        promised = decision.gem
+        assert gem["trade"] == decision.watched.legs and gem["kind"] == promised.kind
+        assert gem["net_bps"] == promised.profit_bps == decision.watched.best_edge_bps
+        assert gem["net_at_size_bps"] == decision.watched.best_edge_at_size_bps
+        assert (gem["p_primary"], gem["p_meta"]) == (promised.p_primary, promised.p_meta)
+        assert gem["burst_score"] == decision.watched.burst_score
+        assert gem["model"] == model_hash(models.folder) and gem["decision_ms"] >= 0
+        assert gem["edge_age_ms"] == decision.watched.row.to_dict()["net_edge_age_ms"]
+        for side in ("buy", "sell"):
+            leg = gem["legs"][side]
+            book = books[ts_ns][leg["market"]]
+            touch = (
+                (book.best_ask, book.ask_size) if side == "buy" else (book.best_bid, book.bid_size)
+            )
+            assert (leg["price"], leg["size"]) == touch and leg["sequence"] == book.sequence
+            assert leg["age_ms"] == (ts_ns - book.ts_recv_ns) / 1e6 >= 0
+            assert leg["fee_bps"] == fees.taker_bps(
+                leg["exchange"], fee_market(instrument(leg["exchange"], leg["symbol"]))
+            )
+            tape = wires[leg["exchange"]]
+            offset_ms, error_ms = tape.clock_offset_ns / 1e6, leg["clock_error_ms"]
+            assert abs(leg["clock_offset_ms"] - offset_ms) <= error_ms
+            fastest_ms = (tape.ts_recv_ns - tape.ts_send_ns).min() / 1e6
+            assert leg["wire_ms"] >= fastest_ms - error_ms and leg["latency"]["wire"]["p99_ms"] > 0
+            assert leg["silence_ms"] >= 0
+        assert gem["clock_error_ms"] == max(
+            gem["legs"][s]["clock_error_ms"] for s in ("buy", "sell")
+        )
+        price = gem["legs"]["buy"]["price"]
+        assert 0 < gem["qty"] * price <= gem["notional"] * 1.001
+
+
 def test_live_finds_every_gem_that_the_replay_finds(
     market: Market, models: GemModels, planted_demo: DemoResult, tmp_path: Path
 ) -> None:
-    ledger = ShadowLedger(tmp_path, models.settings, planted_demo.trial.rule)
+    "And its ledger, its account and its look for drift know what became of them."
+    chosen = load_gem_models(shutil.copytree(models.folder, tmp_path / "models"))
+    write_reference(candidates(0, (0, 2), "ofi"), chosen.folder)  # rows of quite another market
+    control = ShadowWatch(tmp_path, chosen, check_every_s=20.0)
+    rule, told = planted_demo.trial.rule, {"on_settled": control.on_settled}
+    ledger = ShadowLedger(tmp_path, models.settings, rule, **told)
 
     async def test() -> dict:
         arrivals = VirtualArrivals(market.start_ns)
         async with served(market, arrivals) as servers:
-            feeds = choices(market, servers)
-            run = LiveRun(feeds, models, tmp_path, arrivals=arrivals, listeners=[ledger])
+            feeds, heard = choices(market, servers), {"listeners": [ledger, control]}
+            heard |= {"judge": control.judge, "arrivals": arrivals}
+            run = LiveRun(feeds, chosen, tmp_path, **heard)
             running = asyncio.create_task(run.run())
             await run.connecting.wait()
             await play(list(servers.values()), arrivals)
@@ -116,7 +178,15 @@ def test_live_finds_every_gem_that_the_replay_finds(
     wanted = "kind trade legs net_bps qty p_primary p_meta burst_score clock_error_ms model"
     assert set(wanted.split()) <= gem.keys()
     assert gem["legs"]["buy"]["latency"]["wire"]["p50_ms"] > 0 and gem["legs"]["buy"]["wire_ms"] > 0
+    check_lines(tmp_path, models, market)
+    assert gem["acceptance"] == {"is_accepted": None, "p_value": None, "level": None}
     rows = shadow_rows(tmp_path)
+    settled = {
+        r["id"] for r in rows if r["role"] == "gem" and r.get("net_bps_realised") is not None
+    }
+    assert control.account._known == settled and control.account.account is None  # few were false
+    assert control.n_checks >= 1 and control.wanted.startswith("drift: adversarial AUC")
+    assert retrain_wanted(tmp_path, model_hash(models.folder)) == control.wanted
     report = shadow_report(rows)
     assert report["gems"] == summary["gems"] and report["settled"] >= 0.7 * report["gems"]
     assert report["precision_low"] <= report["precision"] <= report["precision_high"]

@@ -16,12 +16,15 @@ import pytest
 from gem_detector.core import NS_PER_S, InputError
 from gem_detector.datasets import Dataset
 from gem_detector.feature_stream import FEATURES
+from gem_detector.gem_lines import model_hash
 from gem_detector.gem_models import load_gem_models
 from gem_detector.ledger import ResearchLedger
+from gem_detector.line_files import LineFile
 from gem_detector.live_commands import add_parsers
 from gem_detector.market_watch import WatchSettings
 from gem_detector.model_versions import ModelVersions, model_folder
 from gem_detector.retrain import earned_by_unit, gain_interval, retrain
+from gem_detector.shadow_watch import read_reference
 
 START_S = 1_784_000_000
 
@@ -93,6 +96,34 @@ def test_refused_where_nothing_has_changed_and_every_look_is_logged(store: Model
     assert [verdict.looks for verdict in verdicts] == [1, 2]
     openings = ResearchLedger(store.folder).page("labelled rows of this store").final_openings()
     assert [opening.is_first for opening in openings] == [True, False]
+
+
+def test_retrained_only_if_the_live_run_calls_for_it(
+    store: ModelVersions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live, rows = tmp_path / "live", tmp_path / "rows.parquet"
+    live.mkdir()
+    candidates(1, (2, 5), "peg_bps").write(rows)
+    words = [
+        "retrain",
+        "--data",
+        str(rows),
+        "--output",
+        str(store.folder),
+        "--if-wanted",
+        str(live),
+    ]
+    assert command(*words) == 0 and "nothing calls for new models" in capsys.readouterr().out
+    assert store.names() == ["0001"]
+    with LineFile(live / "control.jsonl") as file:
+        file.append({"what": "retrain", "why": "drift: a test", "model": "of other models"})
+        assert command(*words) == 0 and store.names() == ["0001"]
+        model = model_hash(model_folder(store.folder))
+        file.append({"what": "retrain", "why": "drift: a test", "model": model})
+    capsys.readouterr()
+    assert command(*words) == 0 and "drift: a test" in capsys.readouterr().out
+    assert store.in_use == "0002"
+    assert not read_reference(model_folder(store.folder)).empty
 
 
 def test_too_few_episodes_decide_nothing(store: ModelVersions) -> None:
