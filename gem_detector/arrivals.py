@@ -52,6 +52,9 @@ class Arrivals(Protocol):
     def forget(self, key: str) -> None:
         "Nothing more is wanted from source `key`."
 
+    def unreached(self, key: str) -> bool:
+        "What was sent to `key` reached nobody; whether anything was under way."
+
     def hold_for(self, backlog: Callable[[], int]) -> None:
         "Do not run ahead of a queue that somebody still has to empty."
 
@@ -102,6 +105,10 @@ class WallArrivals:
 
     def forget(self, key: str) -> None:
         "Nothing to forget: nothing is held back."
+
+    def unreached(self, key: str) -> bool:
+        "Nothing waits for what was sent."
+        return False
 
     def hold_for(self, backlog: Callable[[], int]) -> None:
         "Nothing to hold: time does not wait for anybody."
@@ -159,8 +166,14 @@ class VirtualArrivals:
         "Drop what is here or announced from a source that was closed."
         self._forgotten.add(key)
         self._delivered.pop(key, None)
-        self._n_underway -= len(self._underway.pop(key, ()))
+        self.unreached(key)
+
+    def unreached(self, key: str) -> bool:
+        "Nobody is there to take what was sent to `key`: the merge goes on without it."
+        lost = self._underway.pop(key, ())
+        self._n_underway -= len(lost)
         self._changed.set()
+        return len(lost) > 0
 
     def hold_for(self, backlog: Callable[[], int]) -> None:
         "Let simulated time wait while this queue is not empty."

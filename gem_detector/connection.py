@@ -226,13 +226,19 @@ class Connection(Wire):
             close_timeout=1,
             ping_interval=self.alive_s,
             ping_timeout=self.alive_s,
-            process_exception=lasting,
+            process_exception=self._failed,
             reconnect_delays=lambda: self._delays,
         ):
             try:
                 yield ws
             finally:
                 await ws.close()
+
+    def _failed(self, error: Exception) -> Exception | None:
+        "An attempt failed: with no server there nobody will take it."
+        if isinstance(error, OSError):
+            self.arrivals.unreached(self._attempt)
+        return lasting(error)
 
     async def _live(self, ws: ClientConnection) -> None:
         "One connection from its opening to its end, and the wait after it."
@@ -241,6 +247,7 @@ class Connection(Wire):
         began = asyncio.get_running_loop().time()
         self.arrivals.deliver(self._key, self._opened)
         reason = await self._read(ws)
+        self.arrivals.unreached(self._key)  # frames that were on their way when it closed
         if self._ws is ws:
             self._ws = None
             self.arrivals.deliver(self._key, self._closed, reason)

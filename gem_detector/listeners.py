@@ -68,8 +68,9 @@ class CallTimes:
     def __init__(
         self,
         slow_s: float = SLOW_S,  # from this on a call counts as slow, seconds
+        clock_s: Callable[[], float] = perf_counter,  # what times are taken with
     ) -> None:
-        self.slow_s = slow_s
+        self.slow_s, self.clock_s = slow_s, clock_s
         self.slow: Counter[str] = Counter()  # calls, or steps of coroutines, that were slow
         self.worst_s: dict[str, float] = {}  # the longest of them
 
@@ -97,11 +98,11 @@ class Timed:
         self._steps, self._name, self._times = awaitable.__await__(), name, times
 
     def _step(self, act: Callable[..., Any], *given: Any) -> Any:
-        began = perf_counter()
+        began = self._times.clock_s()
         try:
             return act(*given)
         finally:
-            self._times.add(self._name, perf_counter() - began)
+            self._times.add(self._name, self._times.clock_s() - began)
 
     def __await__(self) -> Generator[Any, Any, None]:
         act: Callable[..., Any] = self._steps.send
@@ -146,12 +147,12 @@ class Listeners:
             queue.put(event)
         for kind, callback in tuple(self._callbacks):  # one of them may undo another
             if isinstance(event, kind) and not inspect.iscoroutinefunction(callback):
-                began = perf_counter()
+                began = self.times.clock_s()
                 try:
                     callback(event)
                 except Exception as error:  # counted and told: the feed must go on
                     self._failed(callback, error)
-                self.times.add(name_of(callback), perf_counter() - began)
+                self.times.add(name_of(callback), self.times.clock_s() - began)
 
     def start(self) -> None:
         "Give every coroutine callback a queue and a task of its own."

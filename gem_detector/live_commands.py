@@ -88,7 +88,8 @@ async def _live(args: argparse.Namespace) -> dict[str, Any]:
     "Set a run up and see it through."
     from gem_detector.decisions import GemRule
     from gem_detector.gem_models import load_gem_models
-    from gem_detector.live import LiveRun, stop_on_signals
+    from gem_detector.live import LiveRun
+    from gem_detector.stop_signals import stop_on_signals
     from gem_detector.model_versions import model_folder
     from gem_detector.shadow_ledger import ShadowLedger
     from gem_detector.shadow_watch import ShadowWatch

@@ -169,6 +169,8 @@ class RestClient:
             why = str(error) or type(error).__name__
             self.failures = [*self.failures[-9:], f"{call.path}: {why}"]
             body = b""
+            if self.arrivals.unreached(f"rest:{call.path}"):  # no server: no answer is announced
+                self.arrivals.announce(f"rest:{call.path}", self.arrivals.now_ns())
 
         def tell(ts_ns: int, body: bytes) -> None:
             for answer in answers:

@@ -9,7 +9,7 @@ __all__ = ['Life', 'stream_card', 'StreamFace']
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any, Self
 
 from .core import Event, FeedError, OrderBookSnapshot, StreamState
@@ -54,9 +54,10 @@ class Life:
             return
         if self.task is not None:
             self.task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self.task
+            await asyncio.wait([self.task])  # not the task itself: who waits may be cancelled, too
         self.members = others
+        if self.task is not None and not self.task.cancelled():
+            self.task.result()
 
 # %% ../nbs/19_stream_face.ipynb #7bdb79f0
 def stream_card(

@@ -16,6 +16,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from gem_detector import aggregator
 from gem_detector.arrivals import VirtualArrivals, WallArrivals
 from gem_detector.connection import Connection, HostAttempts, host_attempts
 from gem_detector.core import NS_PER_S, FeedError, Gap, OrderBookSnapshot, StreamState, Trade
@@ -28,6 +29,7 @@ from gem_detector.markets import instrument
 from gem_detector.recorder import record, recordings
 from gem_detector.rest import RestClient, host_budget
 from gem_detector.simulator import DEFAULT_VENUES, VenueTape, simulate_market
+from gem_detector.stream_face import Life, StreamFace
 from gem_detector.streams import BybitOrderBookStream, OrderBookStream, make_stream, make_streams
 from gem_detector.wire import RestCall, Socket
 
@@ -540,3 +542,102 @@ def test_the_true_offset_lies_within_the_error_bar(
         assert stats["clock"]["error_ms"] < 0.93 * half_ns[-1] / 1e6
 
     asyncio.run(asyncio.wait_for(test(), 120))
+
+
+# --- ends
+
+
+def test_a_dead_server_does_not_hold_up_the_others() -> None:
+    "One of two emulated venues is switched off half-way; simulated time goes on for the other."
+    market = simulate_market(3, 20.0, [BYBIT, BINANCE])
+
+    async def test() -> None:
+        arrivals = VirtualArrivals(market.start_ns, patience_s=15.0)
+        names = ("bybit", "binance")
+        servers = [VenueServer(name, market, arrivals=arrivals) for name in names]
+        streams = []
+        for server in servers:
+            await server.__aenter__()
+            (spec,) = (one for one in (BYBIT, BINANCE) if one.instrument.exchange == server.venue)
+            name = spec.instrument.symbol
+            urls = {"url": server.url, "rest_url": server.rest_url}
+            streams.append(make_stream(server.venue, name, arrivals=arrivals, **urls))
+        starting = [asyncio.create_task(stream.start()) for stream in streams]
+        await asyncio.sleep(0)
+        await play(servers, arrivals, market.start_ns + 10 * NS_PER_S)
+        await asyncio.gather(*starting)
+        await servers[0].__aexit__(None, None, None)
+        before = streams[1].message_count
+        began = time.monotonic()
+        await play(servers, arrivals)
+        assert time.monotonic() - began < 15.0  # nobody's patience ran out
+        dead, alive = streams
+        assert dead.state is not StreamState.SYNCED and alive.state is StreamState.SYNCED
+        assert alive.message_count > before + 50 and dead.is_running
+        for stream in streams:
+            await stream.stop()
+        await servers[1].__aexit__(None, None, None)
+
+    run(test)
+
+
+class SlowToEnd(StreamFace):
+    "A stream that takes its time to close, and that no venue answers."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exchange, self.symbol, self.closed = "bybit", "BTC/USDT", 0
+
+    state = StreamState.CONNECTING
+
+    def _begin(self) -> Life:
+        life = Life()
+        life.join(self)
+        self._listeners.start()
+        life.begin(self._run())
+        return life
+
+    def _why_not(self) -> str:
+        return "nobody is there"
+
+    async def _run(self) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)
+            self.closed += 1
+
+
+def test_stop_passes_on_the_cancellation_of_its_caller() -> None:
+    async def test() -> None:
+        stream = SlowToEnd()
+        starting = asyncio.create_task(stream.start())
+        await asyncio.sleep(0.01)
+        stopping = asyncio.create_task(stream.stop())
+        await asyncio.sleep(0.01)
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        await until(lambda: stream.closed == 1)  # it ends all the same
+        with pytest.raises(FeedError):
+            await starting
+
+    run(test)
+
+
+def test_a_start_that_is_repeated_can_be_cancelled_while_it_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aggregator, "ATTEMPT_S", 0.01)
+
+    async def test() -> None:
+        stream, failures = SlowToEnd(), {}
+        starting = asyncio.create_task(aggregator.keep_starting(stream, failures, "bybit"))
+        await asyncio.sleep(0.03)  # its first attempt has failed and is being ended
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(starting, 2.0)
+        await until(lambda: stream.closed == 1)
+        assert not stream.is_running
+
+    run(test)
