@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EVERY_VENUE', 'market_of', 'address_of', 'above_zero', 'streams_of', 'started', 'run_recording', 'until_over',
            'record', 'recorded_latencies', 'latency_row', 'measured_latencies', 'print_latencies', 'latencies_of',
-           'venues', 'add_parsers']
+           'print_limits', 'venues', 'add_parsers']
 
 # %% ../nbs/96_feed_commands.ipynb #53a5d10b
 import argparse
@@ -93,8 +93,6 @@ async def started(streams: Sequence[Any], timeout_s: float) -> list[str]:
         elif error is not None:
             raise error
     return refusals
-
-
 
 # %% ../nbs/96_feed_commands.ipynb #af146263
 async def run_recording(
@@ -236,6 +234,22 @@ def latencies_of(args: argparse.Namespace) -> list[dict[str, Any]] | None:
     return rows
 
 
+def print_limits(facts: Sequence[dict[str, Any]]) -> None:
+    "What no rule of a venue shows, and what of it nobody has seen yet."
+    told: dict[str, dict[str, list[str]]] = {}  # reason → fault → venues
+    for row in facts:
+        for fault, why in row["unproven"].items():
+            venues = told.setdefault(why, {}).setdefault(fault, [])
+            venues += [row["venue"]] if row["venue"] not in venues else []
+    print("\nfaults that no rule shows:")
+    rows = [(fault, why, venues) for why, faults in told.items() for fault, venues in faults.items()]
+    print_table([{"fault": f, "venues": " ".join(v), "why": why} for f, why, v in sorted(rows)])
+    print("\nnot verified on real bytes:")
+    print_table(
+        [{**{k: row[k] for k in ("venue", "market")}, "kinds": ", ".join(row["unseen"])} for row in facts]
+    )
+
+
 def venues(args: argparse.Namespace) -> int:
     "What each venue can and cannot prove; with --latency, how long its messages take."
     facts, latencies = venue_facts(), latencies_of(args)
@@ -247,9 +261,7 @@ def venues(args: argparse.Namespace) -> int:
         print_table([{**{k: r[k] for k in names}, "size": known[r["size"]]} for r in facts])
         for (venue, market), words in NOT_HERE.items():
             print(f"{venue} {market}".rstrip() + f": {words}")
-        print("\nnot verified on real bytes:")
-        for row in facts:
-            print(f"  {row['venue']} {row['market']}: {', '.join(row['unseen'])}")
+        print_limits(facts)
     if args.json:
         told = {"venues": facts} if latencies is None else {"latencies": latencies}
         print(json.dumps(plain(told), allow_nan=False))

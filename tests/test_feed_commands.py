@@ -22,6 +22,7 @@ from gem_detector.gap_report import gap_report
 from gem_detector.recorder import read_events, recordings
 from gem_detector.simulator import DEFAULT_VENUES, simulate_market
 from gem_detector.streams import make_stream
+from gem_detector.wire_faults import UNPROVEN
 
 MARKETS = ("bybit:BTC/USDT", "coinbase:BTC/USD")
 
@@ -173,4 +174,9 @@ def test_venues_say_what_they_cannot_prove(capsys) -> None:
     rows = {(r["venue"], r["market"]): r for r in json.loads(printed.splitlines()[-1])["venues"]}
     assert len(rows) == 10 and rows["kraken", "spot"]["depth"] == "10"
     assert rows["htx", "spot"]["unseen"] == ["everything"]
+    assert all(set(r["unproven"]) == set(UNPROVEN[r["venue"]]) for r in rows.values())
+    captured = [r for r in rows.values() if r["unseen"] != ["everything"]]
+    assert len(captured) == 7 and all("REST trades" in r["unseen"] for r in captured)
+    assert "faults that no rule shows" in printed and "alter_digit" in printed
+    assert "not verified on real bytes" in printed and "REST trades" in printed
     assert "krakenfutures" in printed and "not verified on real bytes" in printed
