@@ -18,6 +18,8 @@ import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import (
+    check_array,
+    check_consistent_length,
     _check_sample_weight,
     check_is_fitted,
     column_or_1d,
@@ -282,8 +284,10 @@ class GemClassifier(ClassifierMixin, BaseEstimator):
     def _checked(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         settings = {"dtype": np.float64, "ensure_all_finite": False}
         if _has_names(X):
-            self.columns_ = FeatureColumns.of(X)
-            validate_data(self, X.loc[:, list(self.columns_.names)], y, **settings)
+            self.columns_ = FeatureColumns.of(X)  # which has looked at every column
+            validate_data(self, X, skip_check_array=True)
+            check_consistent_length(X, y)
+            y = check_array(y, ensure_2d=False, dtype=None)
         else:
             X = validate_data(self, X, y, **settings)[0]
             self.columns_ = FeatureColumns.of(X)

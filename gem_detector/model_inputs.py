@@ -55,6 +55,13 @@ def _kind_of(column: pd.Series) -> str:
         return "number"  # a dict row with None for missing
     raise InputError(f"feature {column.name!r} holds {column.dtype}: features are numbers")
 
+# %% ../nbs/47_model_inputs.ipynb #f6e2612f
+def _all_floats(X: pd.DataFrame, names: Sequence[str]) -> np.ndarray | None:
+    "Columns that are float64 all of them, in one copy; None where one is not."
+    own = X if list(X.columns) == list(names) else X[list(names)]
+    is_usual = all(dtype == np.float64 for dtype in own.dtypes)
+    return np.array(own.to_numpy(), order="C") if is_usual else None
+
 # %% ../nbs/47_model_inputs.ipynb #b22b9b6f
 def number_columns(
     X: pd.DataFrame,  # (n, …) frame with at least these columns, in any order
@@ -65,6 +72,8 @@ def number_columns(
         raise InputError(f"missing feature columns: {', '.join(missing)}")
     if repeated := sorted(set(X.columns[X.columns.duplicated()]) & set(names)):
         raise InputError(f"columns that stand there twice: {', '.join(repeated)}")
+    if (floats := _all_floats(X, names)) is not None:
+        return floats
     values = np.empty((len(X), len(names)))
     for i, name in enumerate(names):
         _kind_of(X[name])
@@ -122,6 +131,8 @@ class FeatureColumns:
 
     def _by_name(self, X: pd.DataFrame) -> np.ndarray:
         values = number_columns(X, self.names)
+        if set(self.kinds) == {"number"} and (X.dtypes == np.float64).all():
+            return values
         for name, kind in zip(self.names, self.kinds):
             if (found := _kind_of(X[name])) != kind:
                 raise InputError(f"feature {name!r} is {found}, the model was trained on {kind}")

@@ -138,12 +138,14 @@ def plot_stability(
     n_top: int = 12,  # features shown
 ) -> "Axes":  # the axes: windows to the right, features downwards
     "Draw the importance of the top features in every window."
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     top = stability_table(names, shares).feature[:n_top].tolist()
     rows = shares[:, [list(names).index(name) for name in top]].T
-    ax = ax or plt.subplots(figsize=(6, 0.25 * len(top) + 0.9))[1]
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots(figsize=(6, 0.25 * len(top) + 0.9))[1]
     pixels = ax.imshow(rows, aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
     ax.figure.colorbar(pixels, ax=ax, label="share of importance")
     ax.set_yticks(range(len(top)), top, fontsize=8)

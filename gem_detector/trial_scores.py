@@ -207,11 +207,9 @@ RUNGS = (25, 50, 100, 200, 400, 800)  # trees at which a single judge is asked
 Report = Callable[[int, float], None]  # step and value; may raise to give up
 
 # %% ../nbs/84_trial_scores.ipynb #a6a06b8a
-def _said(booster: lgb.Booster, trees: int, fold: Fold) -> tuple[np.ndarray, np.ndarray]:
-    "Scores of the judging and of the stopping rows, with the first so many trees."
-    parts = (fold.X_judge, fold.X_stop)
-    p, seen = (np.asarray(booster.predict(X, num_iteration=trees, num_threads=1)) for X in parts)
-    return p, seen
+def _said(booster: lgb.Booster, trees: int, X: np.ndarray) -> np.ndarray:
+    "Scores of rows, with the first so many trees."
+    return np.asarray(booster.predict(X, num_iteration=trees, num_threads=1))
 
 # %% ../nbs/84_trial_scores.ipynb #6948f476
 def _fixed_threshold(seen: np.ndarray, fold: Fold) -> float:
@@ -231,7 +229,9 @@ def _asking(fold: Fold, measure: Measure, report: Report) -> Callable[[Any], Non
     def ask(env: Any) -> None:
         trees = env.iteration + 1
         if trees in RUNGS:
-            up, down = _fold_parts(*_said(env.model, trees, fold), fold, measure)
+            p = _said(env.model, trees, fold.X_judge)
+            seen = _said(env.model, trees, fold.X_stop) if measure.name == "f1" else p
+            up, down = _fold_parts(p, seen, fold, measure)
             report(trees, up / down)
 
     return ask
@@ -247,7 +247,8 @@ def _trained(
         rounds, callbacks, watched = params.get("num_iterations", rounds), [], []
     else:
         callbacks, watched = [*callbacks, lgb.early_stopping(stopping, verbose=False)], [fold.stop]
-    booster = lgb.train(full, fold.train, rounds, valid_sets=watched, callbacks=callbacks)
+    about: dict[str, Any] = {"valid_sets": watched, "callbacks": callbacks}
+    booster = lgb.train(full, fold.train, rounds, **about, keep_training_booster=True)
     return booster, booster.best_iteration or booster.num_trees()
 
 # %% ../nbs/84_trial_scores.ipynb #56d2e543
@@ -278,7 +279,7 @@ def score_params(
     for i, fold in enumerate(folds):
         callbacks = [_asking(fold, measures[0], asked)] if asked and len(folds) == 1 else []
         model, count = _trained(params, fold, num_boost_round, early_stopping_rounds, callbacks)
-        p, seen = _said(model, count, fold)
+        p, seen = (_said(model, count, X) for X in (fold.X_judge, fold.X_stop))
         sums += [_fold_parts(p, seen, fold, measure) for measure in measures]
         calibrated.append(fit_calibrator("beta", seen, fold.y_stop).predict(p))
         trees.append(count)
