@@ -14,12 +14,12 @@ import numpy as np
 
 from .baselines import RollingZ, _z_step
 from .burst_score import burst_inputs, burst_memory, burst_settings, combined_exponents
-from .core import NS_PER_MS, NS_PER_S, kernel
+from .core import NS_PER_MS, kernel
 from .market_watch import WatchSettings
 from .price_history import MAX_VENUES
 from .saliency import SlidingSaliency, saliency_step
 from .spectral_residual import BurstConfirmationFilter
-from .state_records import Record, fill, record_type
+from .state_records import fill, record_type
 
 # %% ../nbs/88_burst_stream.ipynb #ac674a96
 BURST = record_type(  # the filter of one market

@@ -20,7 +20,7 @@ from .forest import masked_scores, masks_of
 from .gem_models import GemModels
 from .meta_labeling import row_shape
 from .simple_rules import EDGES_AT_SIZE
-from .state_records import Record, record_type
+from .state_records import record_type
 from .training import TrainedModel
 
 # %% ../nbs/88_compiled_judge.ipynb #dc0c8f9e

@@ -82,7 +82,7 @@ def bound(
     import numba
 
     types = tuple(numba.typeof(one) for one in examples)
-    function.compile(types)  # type: ignore[attr-defined]
+    function.compile(types)
     return function.overloads[types].entry_point  # type: ignore[no-any-return]
 
 # %% ../nbs/89_compiled_step.ipynb #56f3b888
