@@ -251,10 +251,11 @@ def block_ends(market: np.ndarray) -> list[int]:
 class NumpyExtractor:
     "The documented features from arrays, worked out anew when they are asked for."
 
-    def __init__(self, room: int, is_lazy: bool) -> None:
-        self.data = {name: np.zeros((5, room)) for name in NAMES}  # number, µs, log, volume, price
-        self.used, self.n, self.ends = dict.fromkeys(NAMES, 0), 0, list[int]()
-        self.in_block, self.starts = dict.fromkeys(NAMES, 0), [0]
+    def __init__(self, room: int, is_lazy: bool, names: Sequence[str] = NAMES) -> None:
+        self.names = names
+        self.data = {name: np.zeros((5, room)) for name in names}  # number, µs, log, volume, price
+        self.used, self.n, self.ends = dict.fromkeys(names, 0), 0, list[int]()
+        self.in_block, self.starts = dict.fromkeys(names, 0), [0]
         self.is_lazy, self.known = is_lazy, (-1, (np.nan,) * 4)
 
     def update(self, name: str, mid: float, volume: float, timestamp: float) -> None:
@@ -266,7 +267,7 @@ class NumpyExtractor:
         if self.n == 0:
             self.starts = [time_us]
         if self.in_block[name] >= LOOKBACK // N_BLOCKS:
-            self.in_block = dict.fromkeys(NAMES, 0)
+            self.in_block = dict.fromkeys(self.names, 0)
             self.ends.append(self.n)
             self.starts.append(time_us)
         self.n += 1
@@ -277,7 +278,7 @@ class NumpyExtractor:
             return self.known[1]
         windows_now = windows(self.ends, self.n - 1)
         paths, volumes = [], []
-        for name in NAMES:
+        for name in self.names:
             number, time_us, log_px, volume, _ = self.data[name][:, : self.used[name]]
             paths.append((number, time_us, log_px))
             volumes.append(volume[: bisect_left(number, windows_now[0][1] + 1)])
