@@ -7,8 +7,10 @@ __all__ = ['ROWS_FILE', 'DayPlan', 'Day', 'n_rows', 'write_rows', 'state_before'
            'feature_days']
 
 # %% ../nbs/88_feature_days.ipynb #dcf8dd86
+import hmac
 import os
 import pickle
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -29,7 +31,7 @@ from gem_detector.day_jobs import (
 )
 from .event_days import ClockShift, CoinDays, coins_of, events_between
 from .market_watch import MarketWatch, WatchedRow, WatchSettings, frame_of
-from .store import one_writer, read_json, write_atomic, write_json
+from .store import cache_folder, one_writer, read_json, write_atomic, write_json
 
 # %% ../nbs/88_feature_days.ipynb #883ce7d0
 if TYPE_CHECKING:
@@ -154,6 +156,25 @@ def write_rows(
     return n
 
 # %% ../nbs/88_feature_days.ipynb #3d799565
+def _seal(data: bytes) -> bytes:
+    "A hash of a state that only this user on this machine can make."
+    path = cache_folder() / "state.key"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, secrets.token_bytes(32))
+        path.chmod(0o600)
+    return hmac.digest(path.read_bytes(), data, "sha256")
+
+
+def _opened(sealed: bytes) -> MarketWatch | None:
+    "The state in a file; none where the seal is not ours."
+    seal, data = sealed[:32], sealed[32:]
+    if not hmac.compare_digest(seal, _seal(data)):
+        return None
+    state: MarketWatch = pickle.loads(data)
+    return state
+
+# %% ../nbs/88_feature_days.ipynb #498daa4f
 def _state_path(plan: DayPlan, day: Day, made_of: str) -> Path:
     return plan.out / ".state" / f"coin={day.coin.coin}" / f"{day.date}-{made_of}.pickle"
 
@@ -171,8 +192,8 @@ def state_before(
     missing, watch, earlier = list[Day](), plan.watch(day.coin), day.before
     while earlier is not None:
         path = _state_path(plan, earlier, _made_of(plan, earlier))
-        if path.is_file():
-            watch = pickle.loads(path.read_bytes())
+        if path.is_file() and (known := _opened(path.read_bytes())) is not None:
+            watch = known
             break
         missing.append(earlier)
         earlier = earlier.before
@@ -191,7 +212,8 @@ def put_state(
     "Keep the state in which a day ended, and that of the day before it."
     path = _state_path(plan, day, made_of)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, pickle.dumps(watch))
+    data = pickle.dumps(watch)
+    write_atomic(path, _seal(data) + data)
     kept = {path, day.before and _state_path(plan, day.before, _made_of(plan, day.before))}
     for old in set(path.parent.glob("*.pickle")) - kept:
         old.unlink(missing_ok=True)

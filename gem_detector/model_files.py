@@ -55,7 +55,11 @@ def read_files(
     if missing := [name for name in names if not (path / name).is_file()]:
         raise InputError(f"no model in {os.fspath(folder)}: {', '.join(missing)} missing there")
     with path_errors("read", folder):
-        return {name: (path / name).read_text(encoding="utf-8") for name in names}
+        found = {name: (path / name).read_bytes() for name in names}
+    try:
+        return {name: content.decode() for name, content in found.items()}
+    except UnicodeDecodeError as error:
+        raise InputError(f"no model in {os.fspath(folder)}: not UTF-8 text: {error}") from error
 
 # %% ../nbs/49_model_files.ipynb #5a29464b
 def json_text(
@@ -88,6 +92,8 @@ def opened_card(
     "The card behind a text, after checking its format and that nothing was changed."
     try:
         card = json.loads(text)
+    except RecursionError as error:
+        raise InputError(f"{source}: not JSON of ours: nested too deeply") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{source}: line {error.lineno}: not JSON: {error.msg}") from error
     if not isinstance(card, dict):

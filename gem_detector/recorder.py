@@ -35,6 +35,7 @@ from gem_detector.store import (
     check_format,
     format_stamp,
     name_of,
+    path_errors,
     safe_name,
     write_json,
 )
@@ -53,7 +54,7 @@ _DAY_NS = 86_400 * NS_PER_S
 @lru_cache(maxsize=1024)
 def _day_folder(exchange: str, symbol: str, day: int) -> Path:
     date = utc_text(day * _DAY_NS)[:10]
-    return Path(f"exchange={exchange}") / f"symbol={safe_name(symbol)}" / f"date={date}"
+    return Path(f"exchange={safe_name(exchange)}") / f"symbol={safe_name(symbol)}" / f"date={date}"
 
 
 def partition(
@@ -145,7 +146,8 @@ class TableWriter:
         self._schema = schema(kind, depth)
         self._rows: list[dict[str, Any]] = []
         self._stack = ExitStack()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with path_errors("write", path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         handle = self._stack.enter_context(atomic_file(path))
         self._writer = self._stack.enter_context(
             pq.ParquetWriter(handle, self._schema, compression="zstd")
