@@ -20,6 +20,7 @@ from .accounts import Stock
 from .command_words import number_from
 from .core import NS_PER_MS, NS_PER_S, InputError
 from .costs import FeeTable
+from .dataset_commands import share_bar
 from .decisions import GemRule
 from .edge_map import ALL, EdgeGrid, EdgeMap, edge_map, plot_edge_map
 from .execution import BookColumns
@@ -220,7 +221,9 @@ def edge_page(
     grid = EdgeGrid(args.latency, args.size, tiers)
     rule = GemRule(min_net_bps=args.min_bps, basis=BasisRule(hold_s=args.hold_s))
     paper = PaperRule(jitter_ms=args.jitter_ms, stock=Stock(move_bps=args.move_bps))
-    edges = edge_map(books, _looks(books, args.step_ms), rule, grid, paper=paper)
+    with share_bar() as bar:
+        looks = _looks(books, args.step_ms)
+        edges = edge_map(books, looks, rule, grid, paper=paper, progress=bar)
     page = EdgePage(edges, source, clocks, args.out)
     with atomic_folder(args.out, replace=True) as folder:
         write_report(report_of(page), folder / "edge.html")

@@ -6,7 +6,7 @@
 __all__ = ['EVENT_NS', 'ALL', 'CELL', 'EdgeGrid', 'event_starts', 'EdgeMap', 'crossing', 'edge_map', 'plot_edge_map']
 
 # %% ../nbs/95_edge_map.ipynb #5de4f497
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
@@ -176,10 +176,12 @@ def edge_map(
     decisions: Decisions | None = None,  # of a model, for all cells; None = follow the promise
     paper: PaperRule | None = None,  # None = the defaults
     markets: Mapping[str, Instrument] | None = None,  # by name; None = the built-in table
+    progress: Callable[[float], Any] | None = None,  # told the share that is done
 ) -> EdgeMap:
     "Trade one recording at every latency, tier and size."
     rule, grid, cells = rule or GemRule(), grid or EdgeGrid(), []
     fast = replace(rule, latency_ms=grid.latency_ms[0])
+    n_cells = len(grid.tiers) * len(grid.notional) * len(grid.latency_ms)
     for tier, fees in grid.tiers.items():
         venues = venues_of(books, fast, fees, markets)
         legs, left_out = legs_of({name: venue.market for name, venue in venues.items()})
@@ -194,6 +196,8 @@ def edge_map(
                 result = paper_trade(sent, books, one, paper, fees=fees, markets=markets)
                 table = result.settled[["t0", "legs"]].assign(net=net_of_moving(result))
                 cells.append(((tier, notional, latency_ms), table))
+                if progress is not None:
+                    progress(len(cells) / n_cells)
     pairs = dict.fromkeys(str(one) for one in (decisions.legs if decisions else legs))
     return _collected(cells, [*pairs, ALL], left_out)
 

@@ -117,7 +117,7 @@ class HyperparameterOptimizer:
         signal_rate: float | None = None,  # for precision and recall; default the share of gems
         num_boost_round: int = 1000,  # trees at most
         early_stopping_rounds: int = 50,  # judged on the newest fifth of the training rows
-        progress: bool | None = None,  # a bar; None = where there is a terminal
+        progress: bool | None = None,  # a bar; None = where somebody sees it
     ) -> dict[str, Any]:  # LightGBM parameters
         "Search, and give the best parameters."
         measure = Measure(metric, signal_rate)
@@ -244,7 +244,7 @@ class MultiObjectiveOptimizer:
         n_splits: int = 5,  # folds where there is no validation set
         num_boost_round: int = 1000,  # trees at most
         early_stopping_rounds: int = 50,  # judged on the newest fifth of the training rows
-        progress: bool | None = None,  # a bar; None = where there is a terminal
+        progress: bool | None = None,  # a bar; None = where somebody sees it
     ) -> list[dict[str, Any]]:  # LightGBM parameters with decision_threshold, precision falling
         "Search, and give the parameters that no others beat in both measures."
         known = {"t1": t1, "horizon": horizon, "sample_weight": sample_weight}

@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from .core import InputError
+from .progress import is_hidden
 from .search_space import SearchSpace
 from .store import content_hash, safe_name
 from gem_detector.studies import (
@@ -132,8 +133,7 @@ def _work(search: Search, n_trials: int, progress: bool | None) -> None:
     from tqdm.auto import tqdm
 
     study, folds = search.study(), made_folds(search.rows)
-    hidden = None if progress is None else not progress
-    with tqdm(total=n_trials, initial=len(counted_trials(study)), disable=hidden) as bar:
+    with tqdm(total=n_trials, initial=len(counted_trials(study)), disable=is_hidden(progress)) as bar:
 
         def objective(trial: optuna.Trial) -> tuple[float, ...]:
             return search.objective(trial, folds)
@@ -158,7 +158,7 @@ def run_search(
     search: Search,  # what to search
     n_trials: int,  # that the study shall hold in the end, those it has included
     n_jobs: int | None = None,  # processes; None = 1, or what joblib.parallel_config says
-    progress: bool | None = None,  # a bar; None = where there is a terminal
+    progress: bool | None = None,  # a bar; None = where somebody sees it
 ) -> optuna.Study:  # with all trials
     "Fill a study with trials, in this process or in several."
     from joblib import Parallel, delayed, effective_n_jobs

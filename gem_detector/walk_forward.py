@@ -278,7 +278,7 @@ class WalkForwardOptimizer:
         horizon: Length | None = None,  # instead of t1: how far every label looks ahead
         sidecar: pd.DataFrame | None = None,  # t0, t1, net_bps, weight, episode_id by row
         permutation: bool = False,  # True: permutation importance on every test part
-        progress: bool | None = None,  # a bar; None = where there is a terminal
+        progress: bool | None = None,  # a bar; None = where somebody sees it
         sample_weight: Any = None,  # (n,) for the fit, instead of the sidecar's weight
         net_bps: Any = None,  # (n,) what a trade on each row earns after fees; likewise
         episode_id: Any = None,  # (n,) int, below 0 = outside; likewise

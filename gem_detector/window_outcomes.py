@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from .core import utc_text
+from .progress import is_hidden
 from .score_intervals import auc_with_interval, scores_with_intervals
 from .stability import importance_shares, permutation_drops
 from .store import atomic_file, content_hash, path_errors
@@ -216,7 +217,7 @@ def all_outcomes(
     windows: Sequence[Window],  # cut where
     folder: Path,  # keeps what is done; made where it is missing
     n_jobs: int | None = None,  # windows at a time; None = 1, or what joblib.parallel_config says
-    progress: bool | None = None,  # a bar; None = where there is a terminal
+    progress: bool | None = None,  # a bar; None = where somebody sees it
 ) -> list[WindowOutcome]:  # of every window
     "Every window's outcome, those already in the folder taken from there."
     from joblib import Parallel, delayed
@@ -230,8 +231,7 @@ def all_outcomes(
     begun = {i: begun_window(windows[i], rows, run.min_train_size) for i in todo}
     parts = ((begun[i], rows.take(windows[i].train), rows.take(windows[i].test)) for i in todo)
     results = workers(delayed(run)(*part) for part in parts)
-    hidden = None if progress is None else not progress
-    with tqdm(total=len(paths), initial=len(paths) - len(todo), disable=hidden) as bar:
+    with tqdm(total=len(paths), initial=len(paths) - len(todo), disable=is_hidden(progress)) as bar:
         for i, outcome in zip(todo, results):
             _save_outcome(paths[i], outcome)
             bar.update()

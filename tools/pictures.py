@@ -54,10 +54,16 @@ def notebook() -> dict:
     "A notebook that shows the panel, an aggregator and nothing else."
     cells = [PANEL.strip(), "panel", "aggregator"]
     made = [
-        {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [], "source": s,
-         "id": f"cell{i}"}
-        for i, s in enumerate(cells)
-    ]  # fmt: skip
+        {
+            "cell_type": "code",
+            "metadata": {"jupyter": {"source_hidden": i == 0}},
+            "execution_count": None,
+            "outputs": [],
+            "source": source,
+            "id": f"cell{i}",
+        }
+        for i, source in enumerate(cells)
+    ]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     return {"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
 
@@ -70,10 +76,16 @@ def look_at_lab(page: Page, address: str, theme: str, path: Path) -> None:
     page.value(f"{run}('apputils:change-theme', {{theme: '{theme}'}}).then(() => true)")
     page.wait("!!document.querySelector('.jp-Notebook .jp-Cell')", 60)
     page.value(f"{run}('application:toggle-left-area').then(() => true)")
+    button = "document.querySelector('.jp-Dialog .jp-mod-accept')"
+    page.value("new Promise(done => setTimeout(done, 5000))")
+    page.value(f"{button}?.click()")  # which kernel: the one that is offered
+    page.value("new Promise(done => setTimeout(done, 3000))")
     page.value(f"void {run}('notebook:run-all-cells'), true")  # not awaited: it may take minutes
-    page.wait(
-        "!!document.querySelector('.gem-panel') && !!document.querySelector('.gem-card')", 240
-    )
+    try:
+        page.wait("!!document.querySelector('.gem-panel')", 300)
+    except TimeoutError:
+        page.picture(Path(tempfile.gettempdir()) / "no-panel.png")  # what stood there instead
+        raise
     page.value("document.querySelector('.gem-panel').scrollIntoView({block: 'start'})")
     page.value("new Promise(done => setTimeout(done, 1500))")
     page.picture(path)
@@ -83,6 +95,9 @@ def panel() -> None:
     "The panel in JupyterLab, light and dark."
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "panel.ipynb").write_text(json.dumps(notebook()), encoding="utf-8")
+        quiet = Path(folder) / "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+        quiet.parent.mkdir(parents=True)
+        quiet.write_text('{"fetchNews": "false"}', encoding="utf-8")
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0"]
         command += ["--ServerApp.token=look", "--LabApp.expose_app_in_browser=True"]
         command += [f"--notebook-dir={folder}", "--ip=127.0.0.1", "--LabApp.news_url="]
