@@ -78,7 +78,7 @@ def _refill(table: np.ndarray, window: np.ndarray, scale: float) -> int:
                 shown += 1
             elif key > window[0]:
                 _replace_worst(window, shown, key)
-    return shown
+    return int(shown)
 
 # %% ../nbs/04_compiled_book.ipynb #9e3e92d7
 @kernel

@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['BOOK_ID', 'IS_CHAIN', 'N_STATE', 'REFUSED', 'APPLIED', 'CROSSED', 'FULL', 'goes_on', 'best_rows', 'follow',
-           'can_follow', 'Follower', 'CompiledFeed', 'warm']
+           'followed', 'can_follow', 'Follower', 'CompiledFeed', 'warm']
 
 # %% ../nbs/17_compiled_feed.ipynb #d06627fd
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
+import numba
 import numpy as np
 
 from .book_sync import BookSync, snapshot_event
@@ -132,6 +135,16 @@ def follow(
     n_asks, proven_asks = best_rows(asks, numbers[1], counts[1], rows[1])
     return APPLIED, n_bids, n_asks, min(proven_bids, proven_asks), state[LAST], *stamps
 
+# %% ../nbs/17_compiled_feed.ipynb #ae37e356
+@cache
+def followed() -> Callable[..., Any]:  # takes what `follow` takes, and nothing of another type
+    "The machine code of `follow` itself."
+    if not hasattr(follow, "compile"):  # kernels are plain functions under NUMBA_DISABLE_JIT=1
+        return follow
+    arguments = b"", b"", np.zeros(N_STATE, np.int64), CompiledBook().arrays, np.empty((2, 1, 2))
+    code: Callable[..., Any] = follow.compile(tuple(map(numba.typeof, arguments)))
+    return code
+
 # %% ../nbs/17_compiled_feed.ipynb #360edd35
 def can_follow(
     sync: BookSync,  # of one symbol
@@ -147,7 +160,7 @@ def can_follow(
 class Follower:
     "One symbol's book, and what the kernel needs to go on with it."
 
-    __slots__ = ("book", "channel", "form", "name", "state", "sync")
+    __slots__ = ("_follow", "book", "channel", "form", "name", "state", "sync")
 
     def __init__(
         self,
@@ -158,19 +171,20 @@ class Follower:
     ) -> None:
         self.name, self.sync, self.book, self.form = name, sync, book, form
         self.channel, self.state = sync.channel, np.zeros(N_STATE, np.int64)
+        self._follow = followed()
         self.state[IS_CHAIN] = sync.continuity.rule == "chain"
 
     def take(
         self,
-        frame: bytes,  # any
-        rows: np.ndarray,  # (2, depth, 2) to be filled
+        frame: bytes,  # any, but no other kind of buffer
+        rows: np.ndarray,  # (2, depth, 2) C-ordered float64, to be filled
     ) -> tuple[int, ...]:  # as from `follow`, never FULL
         "Let the kernel take a frame, with as much room as it needs."
         self.state[BOOK_ID] = self.sync.book_id
-        found: tuple[int, ...] = follow(frame, self.form, self.state, self.book.arrays, rows)
+        found: tuple[int, ...] = self._follow(frame, self.form, self.state, self.book.arrays, rows)
         if found[0] == FULL:
             self.book.make_room(len(frame) // SHORTEST_LEVEL)
-            found = follow(frame, self.form, self.state, self.book.arrays, rows)
+            found = self._follow(frame, self.form, self.state, self.book.arrays, rows)
         return found
 
 # %% ../nbs/17_compiled_feed.ipynb #922a1d3b
@@ -217,11 +231,12 @@ class CompiledFeed(Feed):
         elif sync.wants_books and min(n_bids, n_asks) < 0:  # more rows than the window has
             self._events += filter(None, [sync.snapshot()])
         elif sync.wants_books:
-            rows.setflags(False)  # no longer to be written
-            sides = rows[0, :n_bids], rows[1, :n_asks]
-            self._events.append(
-                snapshot_event(sync.instrument, message, ts_ns, *sides, trusted, sync.state)
-            )
+            rows.setflags(write=False)
+            bids, asks = rows[0], rows[1]
+            if min(n_bids, n_asks) < len(bids):
+                bids, asks = bids[:n_bids], asks[:n_asks]
+            event = snapshot_event(sync.instrument, message, ts_ns, bids, asks, trusted, sync.state)
+            self._events.append(event)
         return True
 
     def _on_book(self, message: BookMessage, arrival: Arrival, ts_ns: int) -> None:

@@ -102,4 +102,4 @@ def read_depth(
             n_levels += fields[code]
         if i < 0:
             return -1
-    return n_levels if i == n else -1
+    return int(n_levels) if i == n else -1

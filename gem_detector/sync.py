@@ -7,7 +7,6 @@ __all__ = ['SILENCE_S', 'JUDGE_EVERY_NS', 'LINE_NUMBERS_NS', 'STAMPS_AT_ONCE', '
            'FeedLife', 'Feed']
 
 # %% ../nbs/16_sync.ipynb #9913eb89
-from array import array
 from collections import Counter
 from collections.abc import Sequence
 
@@ -65,7 +64,7 @@ _PROBE = msgspec.json.Decoder(Probe)
 SILENCE_S = 60.0  # every venue here sends something (book, trade, heartbeat) far more often
 JUDGE_EVERY_NS = 100_000_000  # time-outs are seconds long: ten looks a second are enough
 LINE_NUMBERS_NS = 10**15  # the stamps of a capture without stamps are its line numbers
-STAMPS_AT_ONCE = 1024  # counted together: one by one they cost more than the book itself
+STAMPS_AT_ONCE = 4096  # counted together, in about 1 ms: one by one they cost more than the book
 AWAKE_NS = 5 * NS_PER_S  # timers come once a second: after a longer pause we were not listening
 MAX_REASONS = 100  # different reasons kept apart in the count of malformed frames
 
@@ -85,7 +84,7 @@ class FeedLife:
         self.last_error = ""  # the venue's own words
         self._clock = ClockSync(resolution_ns=protocol.time_call().step_ns)
         self._latency = LatencyByHop(self._clock)
-        self._stamps = array("q")  # engine, send, receive; engine, …: not counted yet
+        self._stamps: list[int] = []  # engine, send, receive, engine, …: not counted yet
         self.actions: list[Action | FetchTrades] = []  # for the caller to carry out and clear
         self._events: list[Event] = []  # caused by the arrival in hand
         self._orders: dict[str, FrameOrder] = {}  # of the sockets that are open
@@ -102,6 +101,8 @@ class FeedLife:
             for one in instruments
         }
         self.trade_syncs = {name: self._trades_of(name) for name in self.syncs}
+        pairs = zip(self.syncs.values(), self.trade_syncs.values(), strict=True)
+        self._judged: list[BookSync | TradeSync] = [one for pair in pairs for one in pair]
         for name in self.syncs:
             self.pulses.watch(name)
 
@@ -125,8 +126,8 @@ class FeedLife:
 
     def _count_stamps(self) -> None:
         if self._stamps:
-            stamps = np.array(self._stamps).reshape(-1, 3)
-            self._stamps = array("q")
+            stamps = np.array(self._stamps, np.int64).reshape(-1, 3)
+            self._stamps.clear()
             self._latency.add_many(stamps)
             sent = stamps[stamps[:, 1] > 0]
             self._clock.add_one_ways(sent[:, 1], sent[:, 2])
@@ -214,9 +215,8 @@ class Feed(FeedLife):
             getattr(self, f"_on_{arrival.kind}")(arrival, ts_ns)
         if ts_ns - self._judged_ns > JUDGE_EVERY_NS:
             self._judged_ns = ts_ns
-            for name, sync in self.syncs.items():
-                sync.judge_time(ts_ns)
-                self.trade_syncs[name].judge_time(ts_ns)
+            for one in self._judged:
+                one.judge_time(ts_ns)
         return self._events.copy()
 
     def _on_frame(self, arrival: Arrival, ts_ns: int) -> None:
@@ -256,8 +256,7 @@ class Feed(FeedLife):
         self.syncs[name].socket = arrival.socket
         self.pulses.heard("book", name, arrival.socket, arrival.ts_recv_ns)
         if message.kind == DELTA and arrival.ts_recv_ns > LINE_NUMBERS_NS:
-            stamps = message.ts_engine_ns, message.ts_send_ns, arrival.ts_recv_ns
-            self._stamps.extend(stamps)
+            self._stamps += message.ts_engine_ns, message.ts_send_ns, arrival.ts_recv_ns
             if len(self._stamps) == 3 * STAMPS_AT_ONCE:
                 self._count_stamps()
 
