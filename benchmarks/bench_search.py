@@ -17,7 +17,6 @@ resampled rows, reaches to zero or below.
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from pathlib import Path
 import lightgbm as lgb
 import numpy as np
 from optuna.storages import InMemoryStorage
+from peer_environment import peer_home
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.model_selection import StratifiedKFold
 
@@ -131,13 +131,8 @@ def chosen(X: np.ndarray, y: np.ndarray) -> tuple[dict, int]:
 
 def tuned() -> dict[str, dict]:
     "What the peer chooses in each outer fold."
-    home = HERE.parent / "build/peers/lightgbm_tuner"
-    uv = Path(sys.executable).with_name("uv")
-    if not (home / "ready").exists():
-        subprocess.run([uv, "venv", "-q", "--clear", "-p", "3.11", home], check=True)
-        asked = [uv, "pip", "install", "-q", "-p", home, "-r", HERE / "peers/lightgbm_tuner.txt"]
-        subprocess.run(asked, check=True)
-        (home / "ready").touch()
+    home = peer_home("lightgbm_tuner", insist=True)
+    assert home is not None
     arrays = {"n_trials": np.array(PEER_TRIALS), "rounds": np.array(ROUNDS)}
     for name, (train, _) in outer_parts().items():
         X, y = sets()[name.rsplit(" ", 1)[0]]

@@ -15,7 +15,6 @@ TimeSeriesSplit, row by row.
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from datetime import timedelta
@@ -24,6 +23,7 @@ from pathlib import Path
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
+from peer_environment import peer_home
 from sklearn.model_selection import TimeSeriesSplit
 
 from gem_detector.features import FEATURES
@@ -124,13 +124,8 @@ def window_cases() -> list[dict[str, int | bool]]:
 
 def compare_windows() -> None:
     "Ours, row by row, against skfolio's and scikit-learn's."
-    home = HERE.parent / "build/peers/windows"
-    uv = Path(sys.executable).with_name("uv")
-    if not (home / "ready").exists():
-        subprocess.run([uv, "venv", "-q", "--clear", "-p", "3.11", home], check=True)
-        asked = [uv, "pip", "install", "-q", "-p", home, "-r", HERE / "peers/windows.txt"]
-        subprocess.run(asked, check=True)
-        (home / "ready").touch()
+    home = peer_home("windows", insist=True)
+    assert home is not None
     (home / "cases.json").write_text(json.dumps(window_cases()))
     files = [home / "cases.json", home / "found.json"]
     subprocess.run([home / "bin/python", HERE / "peers/windows_run.py", *files], check=True)
