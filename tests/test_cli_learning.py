@@ -2,6 +2,10 @@
 
 import argparse
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +163,31 @@ def test_tune_goes_on(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     out = ("--params", best, "--out", tmp_path / "walk", "--json")
     run("walk-forward", table, *WINDOWS, "--horizon-minutes", 120, *out)
     assert result(capsys)["pooled_roc_auc"] > 0.7
+
+
+def test_a_killed_tune_goes_on(table: Path, tmp_path: Path) -> None:
+    "SIGKILL in the middle; the same command again ends with the file of a run left alone."
+    ask = ["tune", str(table), "--horizon-minutes", "120", "--trees", "40", "--study", "s"]
+    ask += ["--metric", "roc_auc", "--folds", "3", "--trials", "12"]
+    command = "import sys; from gem_detector.cli import main; sys.exit(main(sys.argv[1:]))"
+
+    def begun(out: str) -> subprocess.Popen[bytes]:
+        arguments = [*ask, "--out", str(tmp_path / out)]
+        return subprocess.Popen(
+            [sys.executable, "-c", command, *arguments], stdout=subprocess.DEVNULL
+        )
+
+    killed, journal = begun("killed"), tmp_path / "killed/s.journal"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and killed.poll() is None:
+        if journal.exists() and journal.read_text().count('"op_code":4') >= 4:
+            break
+        time.sleep(0.005)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL and not (tmp_path / "killed/best_params.json").exists()
+    assert begun("killed").wait(120) == 0 and begun("alone").wait(120) == 0
+    best = [(tmp_path / name / "best_params.json").read_bytes() for name in ("killed", "alone")]
+    assert best[0] == best[1]
 
 
 def test_tune_tells_how_much_may_be_luck(
