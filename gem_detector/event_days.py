@@ -30,8 +30,9 @@ from gem_detector.core import (
     kernel,
 )
 from .costs import CASH
-from .execution import BookColumns
+from .execution import BookColumns, can_be
 from .markets import split_symbol
+from .recorder import rows_held
 from .store import check_format, name_of, path_errors
 
 # %% ../nbs/88_event_days.ipynb #33f6bc16
@@ -174,11 +175,11 @@ def _book_rows(batch: "pa.RecordBatch", table: TableFile) -> Iterator[Numbered]:
     "The snapshots of a batch."
     names = ("bid_px", "bid_qty", "ask_px", "ask_qty")
     sides = [batch.column(name).flatten().to_numpy().reshape(len(batch), -1) for name in names]
-    is_row = [~np.isnan(sides[0]), ~np.isnan(sides[2])]
+    counts = [rows_held(sides[0], sides[1]), rows_held(sides[2], sides[3])]
     plain = batch.drop_columns(list(names)).to_pylist()
     for i, row in enumerate(plain):
         bids, asks = (
-            np.column_stack([sides[2 * k][i], sides[2 * k + 1][i]])[is_row[k][i]] for k in (0, 1)
+            np.column_stack([sides[2 * k][i], sides[2 * k + 1][i]])[: counts[k][i]] for k in (0, 1)
         )
         order, state = row.pop("order"), StreamState(row.pop("state"))
         book = OrderBookSnapshot(
@@ -324,4 +325,5 @@ def book_between(
         venue_ns[given] = correct(venue_ns[given])
     recv_ns, engine_ns = recv_ns[order], engine_times(venue_ns[order], recv_ns[order])
     sides = ladder[0][order], ladder[1][order], ladder[2][order], ladder[3][order]
-    return BookColumns(exchange, symbol, kind, recv_ns, engine_ns, *sides, synced[order])
+    is_synced = synced[order] & can_be(*sides)
+    return BookColumns(exchange, symbol, kind, recv_ns, engine_ns, *sides, is_synced)

@@ -105,7 +105,7 @@ def read_touch(
     except KeyError as missing:
         rule = f"a quote has {', '.join(_TOUCH)} and timestamp"
         raise InputError(f"{name}: no {missing.args[0]!r}: {rule}") from missing
-    except TypeError as wrong:
+    except (TypeError, ValueError) as wrong:
         raise InputError(f"{name}: prices and sizes are numbers: {wrong}") from wrong
     return bid, bid_qty, ask, ask_qty
 
@@ -118,6 +118,8 @@ def read_profits(
         profits = np.sort([float(one["profit_bps"]) for one in opportunities])
     except KeyError as missing:
         raise InputError("an opportunity without 'profit_bps'") from missing
+    except (TypeError, ValueError) as wrong:
+        raise InputError(f"profit_bps is a number: {wrong}") from wrong
     if not np.isfinite(profits).all():
         raise InputError(f"profit_bps is a finite number: {profits}")
     return profits
@@ -212,7 +214,8 @@ class CrossExchangeFeatureExtractor:
             self.counts["correlations clipped"] += clipped
         if arb_opportunities is None:
             out[3:6] = np.nan
-        when = max(float(current_books[name].get("timestamp", np.nan)) for name in names)
+        stamps = [float(current_books[name].get("timestamp", np.nan)) for name in names]
+        when = max((stamp for stamp in stamps if stamp == stamp), default=np.nan)
         return CrossExchangeFeatures(
             **dict(zip(FEATURES_DOCUMENT, out.tolist())),
             lead_lag_ms=lead_ms,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRADE_MARKS', 'ROWS_IN_GROUP', 'ROTATE_S', 'ROTATE_BYTES', 'partition', 'schema', 'row_of', 'TableWriter',
-           'EventWriter', 'read_table', 'matrix', 'read_events', 'RawWriter', 'write_report', 'record', 'recordings']
+           'EventWriter', 'read_table', 'matrix', 'rows_held', 'read_events', 'RawWriter', 'write_report', 'record',
+           'recordings']
 
 # %% ../nbs/22_recorder.ipynb #fe6ba945
 import json
@@ -263,15 +264,22 @@ def matrix(
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
 
 # %% ../nbs/22_recorder.ipynb #e3767f9e
+def rows_held(
+    px: np.ndarray,  # (n, depth) of one side, padded with nan
+    qty: np.ndarray,  # (n, depth)
+) -> np.ndarray:  # (n,) int64; a bad number among them is no padding, it stays to be seen
+    "How many rows of a side each book has."
+    is_held = ~(np.isnan(px) & np.isnan(qty))
+    return np.where(is_held.any(axis=1), px.shape[1] - is_held[:, ::-1].argmax(axis=1), 0)
+
+
 def _book_events(table: "pa.Table") -> Iterator[tuple[int, Event]]:
     "The snapshots in a table of books, with their order."
     sides = [matrix(table, name) for name in ("bid_px", "bid_qty", "ask_px", "ask_qty")]
     plain = table.drop_columns(["bid_px", "bid_qty", "ask_px", "ask_qty"]).to_pylist()
+    pairs = [(*pair, rows_held(*pair)) for pair in (sides[:2], sides[2:])]
     for i, row in enumerate(plain):
-        bids, asks = (
-            np.column_stack([prices[i], quantities[i]])[~np.isnan(prices[i])]
-            for prices, quantities in (sides[:2], sides[2:])
-        )
+        bids, asks = (np.column_stack([px[i], qty[i]])[: n[i]] for px, qty, n in pairs)
         order, state = row.pop("order"), StreamState(row.pop("state"))
         yield order, OrderBookSnapshot(bids=bids, asks=asks, state=state, **row)
 
