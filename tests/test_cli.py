@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import pytest
 
-from gem_detector.cli import main, plain
+from gem_detector.cli import feeds_of, main, parser, plain
+from gem_detector.core import InputError
 from gem_detector.recorder import read_events
 
 if TYPE_CHECKING:
@@ -151,6 +153,32 @@ def test_a_mistake_in_the_middle_leaves_no_output(tmp_path: Path, capsys) -> Non
     capsys.readouterr()
 
 
+def test_the_market_type_holds_for_every_feed_whose_symbol_does_not_say(tmp_path: Path) -> None:
+    path = str(tmp_path / "capture.frames")
+    Path(path).write_bytes(GOOD)
+    words = ["replay", path, "--venue", "okx", "--symbol", "BTC/USDT", "--market-type", "spot"]
+    also = ["--also", "bybit", "BTC/USDT", path, "--also", "htx", "BTC/USDT:USDT", path]
+    feeds = feeds_of(parser().parse_args([*words, *also]))
+    assert [feed.stream.market_type for feed in feeds] == ["spot", "spot", "linear"]
+
+
+def test_rows_and_events_appear_together_or_not_at_all(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise InputError("the disk is full")
+
+    path, rows, out = (tmp_path / name for name in ("capture.frames", "rows.csv", "events"))
+    path.write_bytes(GOOD)
+    words = ["replay", str(path), *BYBIT, "--features", str(rows), "--out", str(out)]
+    monkeypatch.setattr("gem_detector.cli.Scorer.table", lambda self: pd.DataFrame({"a": [1.0]}))
+    with monkeypatch.context() as broken:
+        broken.setattr("gem_detector.store._put_in_place", fails)
+        assert main(words) == 2 and "disk is full" in capsys.readouterr().err
+    assert [one.name for one in tmp_path.iterdir()] == ["capture.frames"]
+    assert main(words) == 0 and rows.read_text() == "a\n1.0\n" and (out / "books").is_dir()
+
+
 def test_no_permission_to_write(tmp_path: Path, capsys) -> None:
     (tmp_path / "good").write_bytes(GOOD)
     closed = tmp_path / "closed"
@@ -201,3 +229,19 @@ def test_ctrl_c_ends_soon_and_leaves_nothing_half_done(tmp_path: Path, after_s: 
     assert demo.returncode in (130, 1, -2)
     if after_s > 1:
         assert "interrupted" in said and "Traceback" not in said
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGTERM is POSIX")
+def test_sigterm_leaves_nothing_half_done(tmp_path: Path) -> None:
+    code = "import sys; from gem_detector.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "demo", "--minutes", "30", "--out", "demo"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as demo:
+        end_s = time.monotonic() + 60
+        while not list(tmp_path.iterdir()) and time.monotonic() < end_s:
+            time.sleep(0.05)
+        assert [path.name[0] for path in tmp_path.iterdir()] == ["."]  # under way, and hidden
+        time.sleep(1.0)
+        demo.send_signal(signal.SIGTERM)
+        _, said = demo.communicate(timeout=60)
+    assert demo.returncode == 128 + signal.SIGTERM and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,11 @@
 """Wheel and sdist hold everything and say nothing about the machine that built them."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -87,24 +89,63 @@ def test_no_path_of_the_building_machine(built: tuple[Path, Path]) -> None:
             assert not found, f"{name}: {found[0]!r}"  # type: ignore[index]
 
 
+ELSEWHERE = """
+# what Python has on POSIX systems only, taken away before anything is imported
+import asyncio, signal, sys
+for name in ("fcntl", "resource", "pwd", "grp", "termios", "syslog", "uvloop"):
+    sys.modules[name] = None
+def refused(*args, **options):
+    raise NotImplementedError
+asyncio.AbstractEventLoop.add_signal_handler = refused
+asyncio.unix_events._UnixSelectorEventLoop.add_signal_handler = refused
+for name in ("SIGKILL", "SIGHUP", "SIGUSR1", "SIGALRM", "pthread_sigmask"):
+    delattr(signal, name)
+"""
+
+
 def test_import_replay_and_train_as_on_windows(tmp_path: Path) -> None:
-    "The script that the workflow runs there."
-    command = [sys.executable, ROOT / "tools" / "smoke.py"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    "The script that the workflow runs there, without what only POSIX systems have."
+    (tmp_path / "sitecustomize.py").write_text(ELSEWHERE)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    command, env = [sys.executable, ROOT / "tools" / "smoke.py"], os.environ | {"PYTHONPATH": path}
+    code = "import asyncio; asyncio.new_event_loop().add_signal_handler(2, print)"
+    tried = subprocess.run([sys.executable, "-c", code], capture_output=True, env=env, check=False)
+    assert b"NotImplementedError" in tried.stderr  # it is in force
+    ran = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=env
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.splitlines()[-1] == "import, replay and train work"
+
+
+def fresh_environment(folder: Path, *install: str | Path) -> Path:
+    "An environment outside the checkout, with the wheel in it; its Python."
+    uv, python = Path(sys.executable).parent / "uv", folder / "env" / "bin" / "python"
+    subprocess.run([uv, "venv", "-q", "-p", sys.executable, folder / "env"], check=True)
+    subprocess.run([uv, "pip", "install", "-q", "-p", python, *install], check=True)
+    return python
+
+
+def test_wheel_works_outside_the_checkout(built: tuple[Path, Path], tmp_path: Path) -> None:
+    "The same with its dependencies borrowed from here, so that nothing is downloaded."
+    python = fresh_environment(tmp_path, "--no-deps", built[1])
+    (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    code = "import gem_detector; print(gem_detector.__file__)"
+    options = {"capture_output": True, "text": True, "check": False, "cwd": tmp_path, "env": env}
+    where = subprocess.run([python, "-c", code], **options)
+    assert Path(where.stdout.strip()).is_relative_to(site), where.stdout + where.stderr
+    ran = subprocess.run([python, ROOT / "tools" / "smoke.py"], **options)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    said = subprocess.run([python.parent / "gem-detector", "demo", "--help"], **options)
+    assert said.returncode == 0 and "planted gems" in said.stdout
 
 
 @pytest.mark.verify
 def test_wheel_runs_in_a_fresh_environment(built: tuple[Path, Path], tmp_path: Path) -> None:
     "Installed with its dependencies outside the checkout, the demo runs."
-    uv = Path(sys.executable).parent / "uv"
-    python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([uv, "venv", "-q", "-p", sys.executable, tmp_path / "env"], check=True)
-    subprocess.run(
-        [uv, "pip", "install", "-q", "-p", python, "-c", ROOT / "requirements.lock", built[1]],
-        check=True,
-    )
+    python = fresh_environment(tmp_path, "-c", ROOT / "requirements.lock", built[1])
     command = [python.parent / "gem-detector", "demo", "--seed", "1", "--json"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
