@@ -223,12 +223,12 @@ def _collected(
 # %% ../nbs/95_edge_map.ipynb #3ccce0fe
 def _break_even(part: pd.DataFrame, ax: "Axes") -> None:
     "Where the net and both ends of its interval are zero, over the places of a heat map."
-    styles = {"net": ("-", "breaks even"), "net_low": (":", None), "net_high": (":", "95 %")}
+    styles = {"net": ("-", "breaks even"), "net_low": (":", ""), "net_high": (":", "95 %")}
     for name, (style, label) in styles.items():
         level = part.pivot(index="notional", columns="latency_ms", values=name).to_numpy()
         if min(level.shape) > 1 and np.isfinite(level).all() and level.min() < 0 < level.max():
             ax.contour(level, levels=[0.0], colors="k", linewidths=1.2, linestyles=style)
-            ax.plot([], [], color="k", lw=1.2, ls=style, label=label)
+            ax.plot([], [], color="k", lw=1.2, ls=style, label=label or "_")
     if ax.get_legend_handles_labels()[1]:
         ax.legend(fontsize=7, loc="lower left", framealpha=0.7)
 
@@ -247,8 +247,10 @@ def _heat(edges: EdgeMap, tier: str, ax: "Axes") -> None:
         weight = "bold" if row.net_low > 0 or row.net_high < 0 else "normal"
         ink, edge = ("white", "0.15") if abs(row.net) > 0.6 * most else ("0.15", "white")
         told = f"{row.net:,.0f}\n{row.net_low:,.0f} to {row.net_high:,.0f}"
-        style = {"ha": "center", "va": "center", "fontsize": 7, "weight": weight, "color": ink}
-        ax.text(*place, told, **style, path_effects=[withStroke(linewidth=1.6, foreground=edge)])
+        words = ax.text(
+            *place, told, ha="center", va="center", fontsize=7, weight=weight, color=ink
+        )
+        words.set_path_effects([withStroke(linewidth=1.6, foreground=edge)])
     ax.set(xlabel="latency, ms", ylabel=f"{tier}\nsize, quote units")
     ax.set_xticks(range(net.shape[1]), [f"{v:,g}" for v in net.columns])
     ax.set_yticks(range(net.shape[0]), [f"{v:,.0f}" for v in net.index])
