@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from .aggregator import MultiExchangeAggregator
 from .core import NS_PER_S, Gem, InputError
 from .detector import GemDetector
-from .report import table_html
 from .streams import OrderBookStream
+from .tables import table_html
 
 # %% ../nbs/93_dashboard.ipynb #0614f3ad
 if TYPE_CHECKING:

@@ -176,3 +176,12 @@ def test_training_example_word_for_word(tmp_path: Path, monkeypatch: pytest.Monk
         ("optuna", ("best_params.json",)),
     ):
         assert all(Path(folder, name).exists() for name in names)
+
+
+# --- a venue of one's own
+
+
+def test_a_venue_can_be_added(tmp_path: Path) -> None:
+    "The toy venue passes what every venue has to pass, in a plain process."
+    printed = run_as_script("tutorial_add_venue", tmp_path, limit_s=200)
+    assert "200 books, all as they should be" in printed and "40 of 40 losses noticed" in printed
