@@ -80,7 +80,14 @@ def look_at_lab(page: Page, address: str, theme: str, path: Path) -> None:
     page.value("new Promise(done => setTimeout(done, 5000))")
     page.value(f"{button}?.click()")  # which kernel: the one that is offered
     page.value("new Promise(done => setTimeout(done, 3000))")
-    page.value(f"void {run}('notebook:run-all-cells'), true")  # not awaited: it may take minutes
+    busy = (
+        "[...document.querySelectorAll('.jp-InputPrompt')].some(e => /[*\\d]/.test(e.textContent))"
+    )
+    for _ in range(12):  # a kernel that is only just starting takes no orders
+        page.value(f"void {run}('notebook:run-all-cells'), true")
+        page.value("new Promise(done => setTimeout(done, 5000))")
+        if page.value(busy):
+            break
     try:
         page.wait("!!document.querySelector('.gem-panel')", 300)
     except TimeoutError:
