@@ -22,12 +22,13 @@ from gem_detector.compiled_feed import (
     follow,
 )
 from .compiled_step import CompiledStep, Judged, Step, bound, decide
-from .core import Event, Gem, Instrument, StreamState, kernel
+from .core import NS_PER_S, Event, Gem, Instrument, StreamState, kernel
 from .depth_forms import SHORTEST_LEVEL
 from .detector import Decision, GemDetector
 from .frames import Arrival
 from .gem_models import GemModels
 from .feature_stream import last_of
+from .price_history import micros
 from .row_stream import BOOK, EventColumns
 from .state_records import fill
 from .sync import Feed
@@ -44,7 +45,6 @@ def put_rows(
     "Write a book into the room for an event."
     levels = event.levels[0]
     event.kind[0] = BOOK
-    event.stamp_us[0] = int(np.rint(event.ts_ns[0] / 1e9 * 1e6))
     for side in range(2):
         start, n = (0, n_bids) if side == 0 else (n_bids, n_asks)
         for i in range(levels.shape[1]):
@@ -85,6 +85,7 @@ class DecidingFeed(CompiledFeed):
     ) -> None:
         super().__init__(protocol, instruments, depth)
         self.compiled, self.n_rows, self.taken = compiled, 0, True
+        self.n_decided = 0  # frames that a kernel decided about
         self._best = np.empty((2 * depth, 2))
         self._number: dict[str, int] = {}
         self._call: tuple[Step, Callable[..., Any]] | None = None
@@ -115,12 +116,14 @@ class DecidingFeed(CompiledFeed):
         is_on = sync.state is StreamState.SYNCED and sync.channel == follower.channel
         if not is_on or arrival.socket not in self._orders:
             return super()._follow(follower, arrival, ts_ns)
-        last_of(np.array([ts_ns]), self.compiled.last_ns) if ts_ns < self.compiled.last_ns else None
+        if ts_ns < self.compiled.last_ns:
+            last_of(np.array([ts_ns]), self.compiled.last_ns)  # raises, and says what is wrong
         call, step, state[BOOK_ID] = self._kernel(follower), self.compiled.step, sync.book_id
         number = self._number.get(sync.instrument.symbol)
         if number is None:
             number = self._number[sync.instrument.symbol] = self._market(sync.instrument)
         step.event.market[0], step.event.ts_ns[0] = number, ts_ns
+        step.event.stamp_us[0] = micros(ts_ns / NS_PER_S)  # Python divides whole numbers exactly
         given = arrival.payload, follower.form, state
         found = call(*given, book.arrays, self._best, step)
         if found[0] == FULL:
@@ -139,7 +142,8 @@ class DecidingFeed(CompiledFeed):
         elif not taken and n == 0:  # more rows than the window has
             self._events += filter(None, [sync.snapshot()])
         else:
-            self.n_rows, self.taken = n, taken
+            self.n_rows, self.taken, self.n_decided = n, taken, self.n_decided + 1
+            self.compiled.last_ns = ts_ns
         return True
 
 # %% ../nbs/91_frame_step.ipynb #2ab0c16f

@@ -75,7 +75,9 @@ def models_of(kind: str, folder: str) -> GemModels:
     settings = settings_of("book")
     watch = MarketWatch(settings, fees=OPTIONS["fees"])
     only = FrameDetector(MARKETS, None, step="plain", watch=watch, depth=10)
-    rows = [one.watched for name, one in recorded(1, 5.0, False) for one in only.on_arrival(name, one)]
+    rows = [
+        one.watched for name, one in recorded(1, 5.0, False) for one in only.on_arrival(name, one)
+    ]
     frame, rng = frame_of(rows, settings.features), np.random.default_rng(0)
     odds = np.log1p(frame["net_edge_age_ms"]) - 4 + frame["burst_score"].fillna(0)
     y = (rng.random(len(frame)) < 1 / (1 + np.exp(-odds))).astype(int)
