@@ -50,7 +50,7 @@ def models(planted_demo: DemoResult) -> GemModels:
 @pytest.fixture(scope="module")
 def market(planted_demo: DemoResult) -> Market:
     desk = planted_demo.trial.desk
-    return planted_market(21, 3, (0, 8), decoys=0, desk=desk)[0]
+    return planted_market(21, 3, (0, 11), decoys=0, desk=desk)[0]
 
 
 @asynccontextmanager
