@@ -65,7 +65,9 @@ def tardis_trades(
         last_ns = check_order(path, recv_ns, last_ns)
         px, qty = (numbers_of(rows[name], path).tolist() for name in ("price", "amount"))
         said = rows["side"].tolist(), rows["id"].tolist()
-        for event, recv, p, q, side, name in zip(event_ns.tolist(), recv_ns.tolist(), px, qty, *said):
+        for event, recv, p, q, side, name in zip(
+            event_ns.tolist(), recv_ns.tolist(), px, qty, *said
+        ):
             if side in ("buy", "sell"):
                 yield from market.trades(event, recv, p, q, side == "buy", str(name))
             else:
