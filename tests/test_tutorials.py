@@ -126,6 +126,14 @@ def test_training_example_runs_in_five_minutes(
     assert [path.name for path in tmp_path.iterdir()] == ["tutorial_training.py"]
 
 
+@pytest.mark.verify  # the notebook itself runs with all notebooks
+def test_cluster_tutorial_leaves_nothing_behind(tmp_path: Path) -> None:
+    "It compares the files itself; with PostgreSQL it says who made the trials."
+    printed = run_as_script("tutorial_cluster", tmp_path, limit_s=400)
+    assert "SKIPPED" in printed or "workers made trials" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["tutorial_cluster.py"]
+
+
 def historical_features(path: Path) -> None:
     "A file as the document has it: 45 days, a row every quarter of an hour, a planted signal."
     n, rng = 45 * 96, np.random.default_rng(0)
