@@ -19,6 +19,7 @@ from .sync import Feed
 from .wire import VenueProtocol
 from .wire_faults import UNPROVEN, Fault, Sent, stream_of, text_of
 
+# %% ../nbs/19_bad_days.ipynb #ca91029e
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 

@@ -138,9 +138,9 @@ class Evidence:
         self.lower = hull_with(self.lower, at_ns, -low_ns, since_ns)
         self.heard = [one for one in self.heard if since_ns <= one[0] <= at_ns]
 
-    def add_message(self, at_ns: int, low_ns: int) -> None:
-        "Take the lower bound of a message."
-        if self.is_one_clock:
+    def add_messages(self, best: Bounds) -> None:
+        "Take the lower bounds of messages, oldest first."
+        for at_ns, low_ns in best if self.is_one_clock else []:
             self.heard = hull_with(self.heard, at_ns, -low_ns, at_ns - self.window_ns)
 
     def _range(self, turned: Bounds) -> OffsetRange:
@@ -255,13 +255,12 @@ class ClockSync:
             self._forget()  # our own clock was set back: what was known is void
         if t_recv_ns < t_send_ns:
             return
-        self._hear(self._messages.end_second())
+        self._evidence.add_messages(self._messages.end_second())
         bounds = probe_bounds(t_send_ns, t_server_ns, t_recv_ns, self.resolution_ns, self.max_drift)
         self._evidence.add_probe(t_recv_ns, *bounds)
         self._range, is_step = self._evidence.agreed()
         self.step_count += is_step
-        trip_ns = t_recv_ns - t_send_ns
-        self._trip_ns = trip_ns if is_step else min(trip_ns, self._trip_ns)
+        self._trip_ns = min(t_recv_ns - t_send_ns, math.inf if is_step else self._trip_ns)
         self._now = self._probed = t_recv_ns
 
     def _forget(self) -> None:
@@ -291,12 +290,8 @@ class ClockSync:
             age = ts_recv_ns - self._range.at_ns
             rate = np.where(age >= 0, self._range.drift_high, self._range.drift_low)
             self.conflict_count += int(np.sum(bounds > self._range.high_ns + rate * age))
-        self._hear(self._messages.add(bounds, ts_recv_ns))
+        self._evidence.add_messages(self._messages.add(bounds, ts_recv_ns))
         self._now = max(self._now, int(ts_recv_ns.max()))
-
-    def _hear(self, best: Bounds) -> None:
-        for at_ns, bound_ns in best:
-            self._evidence.add_message(at_ns, bound_ns)
 
     def offset_at(
         self,
