@@ -203,8 +203,9 @@ def recorded_feeds(args: argparse.Namespace) -> list[Feed]:
         header = read_header(path)
         if not header:
             raise InputError(f"{path}: no recording of ours: say --venue and --symbol")
-        name = (header["exchange"], header["symbols"][0], header["market_type"])
-        by_name.setdefault(name, []).append(path)
+        for symbol in header["symbols"]:  # those that shared a connection share its recording
+            name = (header["exchange"], symbol, header["market_type"])
+            by_name.setdefault(name, []).append(path)
     return [
         Feed(make_stream(venue, symbol, market_type=kind, depth=args.depth), files)
         for (venue, symbol, kind), files in by_name.items()

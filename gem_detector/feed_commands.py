@@ -160,8 +160,9 @@ def recorded_latencies(path: Path) -> list[dict[str, Any]]:
         header = read_header(file)
         if not header:
             raise InputError(f"{file}: no recording of ours: its venue and symbols are not in it")
-        key = (header["exchange"], header["symbols"][0], header["market_type"])
-        found.setdefault(key, []).append(file)
+        for symbol in header["symbols"]:  # those that shared a connection share its recording
+            key = (header["exchange"], symbol, header["market_type"])
+            found.setdefault(key, []).append(file)
     rows = []
     for (venue, symbol, market), files in found.items():
         stream = make_stream(venue, symbol, market_type=market)
@@ -242,11 +243,16 @@ def print_limits(facts: Sequence[dict[str, Any]]) -> None:
             venues = told.setdefault(why, {}).setdefault(fault, [])
             venues += [row["venue"]] if row["venue"] not in venues else []
     print("\nfaults that no rule shows:")
-    rows = [(fault, why, venues) for why, faults in told.items() for fault, venues in faults.items()]
+    rows = [
+        (fault, why, venues) for why, faults in told.items() for fault, venues in faults.items()
+    ]
     print_table([{"fault": f, "venues": " ".join(v), "why": why} for f, why, v in sorted(rows)])
     print("\nnot verified on real bytes:")
     print_table(
-        [{**{k: row[k] for k in ("venue", "market")}, "kinds": ", ".join(row["unseen"])} for row in facts]
+        [
+            {**{k: row[k] for k in ("venue", "market")}, "kinds": ", ".join(row["unseen"])}
+            for row in facts
+        ]
     )
 
 

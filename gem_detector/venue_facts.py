@@ -32,7 +32,11 @@ def rows_covered(
     return str(continuity.proven_rows) if continuity.proven_rows else "all it sends"
 
 # %% ../nbs/22_venue_facts.ipynb #86df258f
-_REST = ("REST trades", "REST time", "REST refusal")  # of REST only Binance's snapshots were captured
+_REST = (
+    "REST trades",
+    "REST time",
+    "REST refusal",
+)  # of REST only Binance's snapshots were captured
 UNSEEN: dict[tuple[str, str], tuple[str, ...]] = {
     ("binance", "spot"): ("acknowledgement", "serverShutdown", *_REST),
     ("binance", "linear"): ("acknowledgement", "aggTrade", *_REST),

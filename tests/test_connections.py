@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from websockets.exceptions import ConnectionClosed
 
 from gem_detector import aggregator
 from gem_detector.arrivals import VirtualArrivals, WallArrivals
+from gem_detector.cli import recorded_feeds
 from gem_detector.connection import Connection, HostAttempts, host_attempts
 from gem_detector.core import NS_PER_S, FeedError, Gap, OrderBookSnapshot, StreamState, Trade
 from gem_detector.emulator import VenueServer, play
+from gem_detector.feed_commands import recorded_latencies
 from gem_detector.frames import Arrival
 from gem_detector.gap_report import gap_report
 from gem_detector.gateway import Gateway
@@ -468,6 +471,10 @@ def test_symbols_that_share_a_connection_have_books_of_their_own(tmp_path: Path)
         assert sum(isinstance(event, Gap) for event in events) == n_gaps
     reports = {one["symbol"]: one["gaps"] for one in gap_report(path)}
     assert reports == {"BTC/USDT:USDT": 0, "ETH/USDT:USDT": 1}
+    symbols = {row["symbol"] for row in recorded_latencies(tmp_path)}
+    assert symbols == set(reports)  # the commands find every symbol that shared the connection
+    asked = SimpleNamespace(files=[tmp_path], tolerant=False, depth=20)
+    assert {feed.stream.symbol for feed in recorded_feeds(asked)} == set(reports)
 
 
 # --- clocks
