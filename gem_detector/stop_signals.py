@@ -19,9 +19,11 @@ def stop_on_signals(
     stop: Callable[[], Any],  # called once, within the running loop
 ) -> Iterator[None]:
     "Turn the first SIGINT or SIGTERM into a call, inside a coroutine; nothing in other threads."
-    loop, known = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread():
-        known = ()
+    loop, is_main = (
+        asyncio.get_running_loop(),
+        threading.current_thread() is threading.main_thread(),
+    )
+    known = (signal.SIGINT, signal.SIGTERM) if is_main else ()
     before = {number: signal.getsignal(number) for number in known}
 
     def restore() -> None:
