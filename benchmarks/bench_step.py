@@ -6,10 +6,11 @@ Depth updates of three books (Binance spot and USD-M, Bybit spot; simulated, 2,0
 decided about one by one: read, book, 24 features, spectral residual over 128 moves, 500 + 300
 trees. One venue stands 60 bps above the others all the time, so that both models are asked at
 every message, which is the most work there can be. "straightforward": json, dicts, a DataFrame a
-row, LGBMClassifier, numpy.fft. "strong": orjson, sorted lists, plain floats, NumPy rings, LightGBM's
-C interface for single rows, rfft. Both renew correlations and leads only as often as the kernel
-does, and are spared what it does beside (flows, trailing bases, 45 more features). Books, features,
-burst scores and probabilities are compared before anything is timed. Ratios of processor time.
+row, LGBMClassifier, numpy.fft. "strong": orjson, sorted lists, plain floats, NumPy rings,
+LightGBM's C interface for single rows, rfft. Both renew correlations and leads only as often as the
+kernel does, and are spared what it does beside (flows, trailing bases, 45 more features). Books,
+features, burst scores and probabilities are compared before anything is timed. Ratios of processor
+time.
 """
 
 import argparse
@@ -68,7 +69,7 @@ FEATURES = (*FEATURES_DOCUMENT, *EDGES, "net_edge_age_ms")
 SETTINGS = WatchSettings(FEATURES, Sampler("book"), burst_lookback=LOOKBACK, burst_bar_ms=0.0)
 OPTIONS: dict[str, Any] = {"fees": FeeTable.own({"binance": 1.0, "bybit": 1.0}), "depth": N_LEVELS}
 TOP = FEATURES[:5]
-START_NS, SECONDS, WARM_S, ROUNDS = 10**18, 14.0, 4.0, 5
+START_NS, SECONDS, WARM_S, ROUNDS = 10**18, 10.0, 4.0, 3
 
 
 # --- what arrives, and models
@@ -80,7 +81,7 @@ def recorded() -> list[tuple[int, Arrival]]:
         VenueSpec(one, name=name, change_rate_hz=1_200.0, batch_ms=1.0)
         for name, (_, one) in zip(NAMES, MARKETS)
     ]
-    above = Dislocation(NAMES[2], START_NS, 1_000 * SECONDS, 60.0, 2.0)
+    above = Dislocation(NAMES[2], START_NS + 10**9, 1_000 * (SECONDS - 2), 60.0, 2.0)
     market = simulate_market(3, SECONDS, specs, start_ns=START_NS, dislocations=[above])
     arrivals = []
     for v, (name, (protocol, one)) in enumerate(zip(NAMES, MARKETS)):
@@ -102,12 +103,12 @@ def trained(frame: pd.DataFrame, folder: str) -> tuple[GemModels, list[lgb.LGBMC
     p, side = first.booster_.predict(X, num_threads=1), frame[["burst_score"]]
     seen = meta_features(p, X, side, TOP)
     second = lgb.LGBMClassifier(n_estimators=300, **knobs).fit(seen, rng.random(len(X)) < p)
+    no_metrics: Any = None
+    card: Any = {"params": {"num_threads": 1}}
     parts = [
-        TrainedModel(
-            one.booster_, FeatureColumns.of(frame), Uncalibrated(), 0.5, None, {"params": {"num_threads": 1}}  # type: ignore[arg-type]
-        )
-        for one, frame in ((first, X), (second, seen))
-    ]  # fmt: skip
+        TrainedModel(one.booster_, FeatureColumns.of(table), Uncalibrated(), 0.5, no_metrics, card)
+        for one, table in ((first, X), (second, seen))
+    ]
     primary = LightGBMPipeline(f"{folder}/primary")
     primary.model = parts[0]
     config = MetaLabelingConfig(0.0, 0.5, min_confidence_gap=0.0)
@@ -282,7 +283,8 @@ class Strong:
             )  # fmt: skip
             gross, at_size = px[1] / px[0], size[1] / size[0]
             net = ((1 - FEE) * gross - 1 - FEE) * BPS
-            values = (gross - 1) * BPS, net, (at_size - 1) * BPS, ((1 - FEE) * at_size - 1 - FEE) * BPS  # fmt: skip
+            net_at_size = ((1 - FEE) * at_size - 1 - FEE) * BPS
+            values = (gross - 1) * BPS, net, (at_size - 1) * BPS, net_at_size
             edges = [max(old, new) for old, new in zip(edges, values)]
             if net > best:
                 best, self.legs = net, (buy, sell)
@@ -421,12 +423,9 @@ def detector(models: GemModels, arrivals: list[tuple[int, Arrival]], step: str) 
 def assert_same(models: GemModels, peers: list[Strong], arrivals: list[tuple[int, Arrival]]) -> int:
     "Books, features, burst scores and probabilities of everybody, message by message."
     split = split_at(arrivals)
-    watch = MarketWatch(SETTINGS, fees=OPTIONS["fees"])
-    ours = FrameDetector(MARKETS, None, step="compiled", watch=watch, depth=N_LEVELS)
-    fast, plain = detector(models, arrivals[:split], "compiled"), detector(models, arrivals[:split], "plain")  # fmt: skip
-    for v, arrival in arrivals[:split]:
-        ours.on_arrival(NAMES[v], arrival)
-    feeds = [warmed(peer, arrivals[:split]) for peer in peers][0]
+    fast, plain = (detector(models, arrivals[:split], step) for step in ("compiled", "plain"))
+    for peer in peers:
+        feeds = warmed(peer, arrivals[:split])
     n_equal = n = 0
     for v, arrival in arrivals[split : split + 2_000]:
         feeds[v].handle(arrival)
@@ -439,7 +438,8 @@ def assert_same(models: GemModels, peers: list[Strong], arrivals: list[tuple[int
             p, p_meta, score, *theirs = peer.on_frame(v, arrival.payload, arrival.ts_recv_ns)
             assert np.allclose(theirs, row, rtol=1e-6, atol=1e-7, equal_nan=True), (theirs, row)
             assert math.isclose(score, mine.watched.burst_score, rel_tol=1e-6, abs_tol=1e-7)
-            n_equal += math.isclose(p, mine.p_primary, abs_tol=1e-9) and math.isclose(p_meta, mine.p_meta, abs_tol=1e-9)  # fmt: skip
+            pairs = (p, mine.p_primary), (p_meta, mine.p_meta)
+            n_equal += all(math.isclose(one, other, abs_tol=1e-9) for one, other in pairs)
             n += 1
     for v, feed in enumerate(feeds):
         (sync,) = feed.syncs.values()
@@ -454,7 +454,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="exit 1 below the claims")
     is_checked, arrivals = parser.parse_args().check, recorded()
-    split, OPTIONS["fees"] = split_at(arrivals), OPTIONS["fees"]
+    split = split_at(arrivals)
     watch = MarketWatch(SETTINGS, fees=OPTIONS["fees"])
     only = FrameDetector(MARKETS, None, step="plain", watch=watch, depth=N_LEVELS)
     rows = [one.watched for v, arrival in arrivals for one in only.on_arrival(NAMES[v], arrival)]

@@ -1,4 +1,4 @@
-"""From bytes to decision in one kernel: every decision is the plain way's, in every bit, also on bad days."""
+"""From bytes to decision in one kernel: every decision as the plain way has it, in every bit."""
 
 from dataclasses import replace
 
