@@ -17,9 +17,9 @@ import pytest
 import zstandard
 
 from gem_detector import cli
-from gem_detector.arrivals import WallArrivals
+from gem_detector.arrivals import VirtualArrivals
 from gem_detector.core import NS_PER_S, FeedError, InputError, OrderBookSnapshot, StreamState
-from gem_detector.emulator import VenueServer
+from gem_detector.emulator import VenueServer, play
 from gem_detector.frames import read_frames
 from gem_detector.hpo import HyperparameterOptimizer
 from gem_detector.ledger import ResearchLedger
@@ -63,36 +63,38 @@ def test_keys_are_in_no_text_that_a_stream_makes(
     texts: list[str] = []
 
     async def run() -> None:
-        began = asyncio.get_running_loop().time()
-
-        def now() -> int:
-            since_s = asyncio.get_running_loop().time() - began
-            return market.start_ns + round(since_s * NS_PER_S)
-
-        async with VenueServer("binance", market, arrivals=WallArrivals(now)) as server:
+        arrivals = VirtualArrivals(market.start_ns)
+        async with VenueServer("binance", market, arrivals=arrivals) as server:
             urls = {"url": server.url, "rest_url": server.rest_url, "record_to": tmp_path / "rec"}
-            stream = make_stream("binance", "BTC/USDT", **urls, **KEYS)
+            how = {"arrivals": arrivals, "book": "plain"}
+            stream = make_stream("binance", "BTC/USDT", **urls, **how, **KEYS)
 
             def breaks(book: OrderBookSnapshot) -> None:
                 raise ValueError(f"a callback that tells all it knows: {vars(stream).keys()}")
 
             stream.register_book_callback(breaks)
-            await stream.start(timeout=60)
-            await asyncio.sleep(0.3)
+            starting = asyncio.create_task(stream.start())
+            await asyncio.sleep(0)
+            await play([server], arrivals)
+            await starting
             metrics = Metrics()
             metrics.collector.watch("one", stream)
             texts.append(metrics.text())
             texts.append(stream._repr_html_() + repr(stream) + str(stream.get_stats()))
             await stream.stop()
-        try:
-            await stream.start(timeout=0.2)
-        except FeedError as error:
-            texts.append(str(error))
-        else:
-            raise AssertionError("the venue is gone")
+        gone = {"url": server.url, "rest_url": server.rest_url}
+        with pytest.raises(FeedError) as caught:
+            await make_stream("binance", "BTC/USDT", **gone, **KEYS, book="plain").start(
+                timeout=0.5
+            )
+        texts.append(str(caught.value))
 
-    with structured_logs(tmp_path / "live.log"), caplog.at_level(logging.DEBUG):
-        asyncio.run(run())
+    logging.getLogger("websockets").setLevel(logging.DEBUG)
+    try:
+        with structured_logs(tmp_path / "live.log", logging.DEBUG):
+            asyncio.run(run())
+    finally:
+        logging.getLogger("websockets").setLevel(logging.NOTSET)
     texts += [record.getMessage() + str(record.exc_info) for record in caplog.records]
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) >= 2 and len(texts) >= 4
