@@ -164,13 +164,13 @@ class Listeners:
         if inspect.iscoroutinefunction(callback):
             self._tasks.append(asyncio.create_task(self._serve(kind, callback)))
 
-    async def stop(self) -> None:
-        "Let the queues run empty and end their tasks."
+    async def stop(self, by: asyncio.Task[Any] | None = None) -> None:
+        "Let the queues run empty and end their tasks; a callback's own task ends by itself."
         for queue in self.queues:
             queue.close()
         self._is_started = False
-        tasks, self._tasks = self._tasks, []
-        if tasks:  # a callback may be what stops the stream: it is not waited for without end
+        tasks, self._tasks = [task for task in self._tasks if task is not by], []
+        if tasks:  # a callback may wait for who stops the stream: not without end
             _, late = await asyncio.wait(tasks, timeout=DRAIN_S)
             for task in late:
                 task.cancel()

@@ -85,6 +85,7 @@ class StreamFace(Registers, ABC):
         self._listeners = Listeners()
         self._taps: list[Callable[[Arrival], None]] = []
         self._life: Life | None = None
+        self._stopper: asyncio.Task[Any] | None = None
         self._settled = asyncio.Event()
         self._has_stood, self._is_stopped = False, False
 
@@ -125,12 +126,13 @@ class StreamFace(Registers, ABC):
         "End the stream; raise what had already ended it, if anything had."
         life, self._life = self._life, None
         if life is not None:
+            self._stopper = asyncio.current_task()  # may be the task of a callback
             await life.leave(self)
 
     async def ended(self) -> None:
         "The run is over for this stream: close it and let its listeners finish."
         self._is_stopped = True
-        await self._listeners.stop()
+        await self._listeners.stop(self._stopper)
 
     async def __aenter__(self) -> Self:
         await self.start()
