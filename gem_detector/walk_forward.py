@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CSV_LIKE_PANDAS', 'out_of_sample', 'aggregate_metrics', 'plot_window_scores', 'plot_window_auc', 'plot_earnings',
-           'WalkForwardOptimizer']
+           'windows_card', 'WalkForwardOptimizer']
 
 # %% ../nbs/80_walk_forward.ipynb #182281f2
 import os
@@ -177,6 +177,17 @@ def plot_earnings(
     ax.set(xlabel="time (UTC)")
     ax.tick_params(axis="x", rotation=20, labelsize=7)
     return ax
+
+# %% ../nbs/80_walk_forward.ipynb #fc37bc57
+def windows_card(it: "WalkForwardOptimizer") -> str:
+    "WalkForwardOptimizer as HTML."
+    if not it.results_:
+        return card_html(repr(it), {})
+    names = ("window", "status", "test_start", "n_train", "n_purged", "n_test", "n_episodes")
+    names += ("n_signals", "n_hits", "precision", "recall", "f1", "roc_auc", "net_bps")
+    rows = [{name: getattr(result, name) for name in names} for result in it.results_]
+    keys = ("pooled_f1", "pooled_f1_low", "pooled_f1_high", "pooled_roc_auc", "purged")
+    return card_html(repr(it), {key: it._metrics.get(key) for key in keys}, rows)
 
 # %% ../nbs/80_walk_forward.ipynb #0e79250a
 def _default_estimator(
@@ -368,13 +379,7 @@ class WalkForwardOptimizer:
         return f"{type(self).__name__}({self.results_dir.name!r}, {made})"
 
     def _repr_html_(self) -> str:
-        if not self.results_:
-            return card_html(repr(self), {})
-        names = ("window", "status", "test_start", "n_train", "n_purged", "n_test", "n_episodes")
-        names += ("n_signals", "n_hits", "precision", "recall", "f1", "roc_auc", "net_bps")
-        rows = [{name: getattr(result, name) for name in names} for result in self.results_]
-        keys = ("pooled_f1", "pooled_f1_low", "pooled_f1_high", "pooled_roc_auc", "purged")
-        return card_html(repr(self), {key: self._metrics.get(key) for key in keys}, rows)
+        return windows_card(self)
 
     def _require_run(self) -> None:
         if not self.results_:
