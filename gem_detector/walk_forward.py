@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CSV_LIKE_PANDAS', 'out_of_sample', 'aggregate_metrics', 'plot_window_scores', 'plot_window_auc', 'plot_earnings',
-           'windows_card', 'WalkForwardOptimizer']
+           'WalkForwardOptimizer']
 
 # %% ../nbs/80_walk_forward.ipynb #182281f2
 import os
@@ -189,6 +189,17 @@ def windows_card(it: "WalkForwardOptimizer") -> str:
     keys = ("pooled_f1", "pooled_f1_low", "pooled_f1_high", "pooled_roc_auc", "purged")
     return card_html(repr(it), {key: it._metrics.get(key) for key in keys}, rows)
 
+
+class ShownWindows:
+    "How it shows itself."
+
+    def __repr__(self: Any) -> str:
+        made = f"{len(self.results_)} windows" if self.results_ else "not run"
+        return f"{type(self: Any).__name__}({self.results_dir.name!r}, {made})"
+
+    def _repr_html_(self) -> str:
+        return windows_card(self)
+
 # %% ../nbs/80_walk_forward.ipynb #0e79250a
 def _default_estimator(
     params: Mapping[str, Any] | None, num_boost_round: int, early_stopping_rounds: int
@@ -228,7 +239,7 @@ def _write_tables(
             write_csv(pa.Table.from_pandas(table, preserve_index=False), handle, CSV_LIKE_PANDAS)
 
 # %% ../nbs/80_walk_forward.ipynb #754084fb
-class WalkForwardOptimizer:
+class WalkForwardOptimizer(ShownWindows):
     "Train and judge a model on windows that move through time."
 
     FILES = (
@@ -373,13 +384,6 @@ class WalkForwardOptimizer:
         self._reach_ns = int((rows.labels.t1 - rows.labels.t0).max())
         if rows.net_bps is not None and self.predictions_.ts_recv_ns.nunique() > 1:
             self._metrics["overfitting"] = self.overfitting_report().as_dict()
-
-    def __repr__(self) -> str:
-        made = f"{len(self.results_)} windows" if self.results_ else "not run"
-        return f"{type(self).__name__}({self.results_dir.name!r}, {made})"
-
-    def _repr_html_(self) -> str:
-        return windows_card(self)
 
     def _require_run(self) -> None:
         if not self.results_:
