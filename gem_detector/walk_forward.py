@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CSV_LIKE_PANDAS', 'out_of_sample', 'aggregate_metrics', 'plot_window_scores', 'plot_window_auc', 'plot_earnings',
-           'WalkForwardOptimizer']
+           'windows_card', 'ShownWindows', 'WalkForwardOptimizer']
 
 # %% ../nbs/80_walk_forward.ipynb #182281f2
 import os
@@ -195,9 +195,9 @@ class ShownWindows:
 
     def __repr__(self: Any) -> str:
         made = f"{len(self.results_)} windows" if self.results_ else "not run"
-        return f"{type(self: Any).__name__}({self.results_dir.name!r}, {made})"
+        return f"{type(self).__name__}({self.results_dir.name!r}, {made})"
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self: Any) -> str:
         return windows_card(self)
 
 # %% ../nbs/80_walk_forward.ipynb #0e79250a
