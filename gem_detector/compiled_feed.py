@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 
 from .book_sync import BookSync, snapshot_event
@@ -27,7 +26,7 @@ from gem_detector.compiled_book import (
     apply_levels,
     find_slot,
 )
-from .core import Instrument, NS_PER_MS, kernel
+from .core import NS_PER_MS, Instrument, kernel, machine_code
 from gem_detector.depth_forms import (
     ASKS,
     BIDS,
@@ -138,12 +137,9 @@ def follow(
 # %% ../nbs/17_compiled_feed.ipynb #ae37e356
 @cache
 def followed() -> Callable[..., Any]:  # takes what `follow` takes, and nothing of another type
-    "The machine code of `follow` itself."
-    if not hasattr(follow, "compile"):  # kernels are plain functions under NUMBA_DISABLE_JIT=1
-        return follow
-    arguments = b"", b"", np.zeros(N_STATE, np.int64), CompiledBook().arrays, np.empty((2, 1, 2))
-    code: Callable[..., Any] = follow.compile(tuple(map(numba.typeof, arguments)))
-    return code
+    "The machine code of `follow`."
+    state, rows = np.zeros(N_STATE, np.int64), np.empty((2, 1, 2))
+    return machine_code(follow, b"", b"", state, CompiledBook().arrays, rows)
 
 # %% ../nbs/17_compiled_feed.ipynb #360edd35
 def can_follow(

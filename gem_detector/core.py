@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NS_PER_US', 'NS_PER_MS', 'NS_PER_S', 'BPS', 'Event', 'rfc3339_ns', 'utc_text', 'InputError', 'MalformedMessage',
-           'FeedError', 'StreamState', 'OrderBookSnapshot', 'Trade', 'Gap', 'Gem', 'Instrument', 'kernel']
+           'FeedError', 'StreamState', 'OrderBookSnapshot', 'Trade', 'Gap', 'Gem', 'Instrument', 'kernel',
+           'machine_code']
 
 # %% ../nbs/00_core.ipynb #234b4d22
 import importlib.util
@@ -286,3 +287,15 @@ def kernel(
     except RuntimeError:  # no folder can be written, or a notebook cell: compile in memory
         return compiled
     return compiled
+
+# %% ../nbs/00_core.ipynb #4a5f4645
+def machine_code(
+    compiled: Any,  # a kernel
+    *examples: Any,  # arguments of the types that it will be given, and no others
+) -> Callable[..., Any]:  # the same function, which does not look at types any more
+    "The code of a kernel for the types of these arguments."
+    if not hasattr(compiled, "compile"):  # kernels are plain functions under NUMBA_DISABLE_JIT=1
+        return compiled
+    import numba
+
+    return compiled.compile(tuple(map(numba.typeof, examples)))

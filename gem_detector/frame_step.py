@@ -21,8 +21,8 @@ from gem_detector.compiled_feed import (
     Follower,
     follow,
 )
-from .compiled_step import CompiledStep, Judged, Step, bound, decide
-from .core import NS_PER_S, Event, Gem, Instrument, StreamState, kernel
+from .compiled_step import CompiledStep, Judged, Step, decide
+from .core import NS_PER_S, Event, Gem, Instrument, StreamState, kernel, machine_code
 from .depth_forms import SHORTEST_LEVEL
 from .detector import Decision, GemDetector
 from .frames import Arrival
@@ -38,7 +38,7 @@ from .wire import DELTA, BookMessage, VenueProtocol
 @kernel
 def put_rows(
     event: EventColumns,  # room for one event, its market and time in place
-    rows: np.ndarray,  # (n, 2) best bids, then best asks
+    rows: np.ndarray,  # (2, depth, 2) best bids, best asks
     n_bids: int,
     n_asks: int,
 ) -> float:  # the mid, nan = one-sided
@@ -46,10 +46,10 @@ def put_rows(
     levels = event.levels[0]
     event.kind[0] = BOOK
     for side in range(2):
-        start, n = (0, n_bids) if side == 0 else (n_bids, n_asks)
+        n = n_asks if side else n_bids
         for i in range(levels.shape[1]):
             if i < n:
-                levels[side, i, 0], levels[side, i, 1] = rows[start + i, 0], rows[start + i, 1]
+                levels[side, i, 0], levels[side, i, 1] = rows[side, i, 0], rows[side, i, 1]
             else:
                 fill(levels[side, i], np.nan)
     return (levels[0, 0, 0] + levels[1, 0, 0]) / 2
@@ -61,7 +61,7 @@ def step_frame(
     form: bytes,  # from depth_form
     state: np.ndarray,  # (N_STATE,) int64, of a `Follower`
     sides: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],  # `arrays` of a CompiledBook
-    rows: np.ndarray,  # (2 · depth, 2) to be filled: best bids, then best asks
+    rows: np.ndarray,  # (2, depth, 2) to be filled: best bids, best asks
     step: Step,  # market and receipt of the event in place
 ) -> tuple[int, bool, int, int, int, int]:  # became, decided, rows, id, engine ns, send ns
     "From a frame's bytes to verdicts."
@@ -86,7 +86,7 @@ class DecidingFeed(CompiledFeed):
         super().__init__(protocol, instruments, depth)
         self.compiled, self.n_rows, self.taken = compiled, 0, True
         self.n_decided = 0  # frames that a kernel decided about
-        self._best = np.empty((2 * depth, 2))
+        self._best = np.empty((2, depth, 2))
         self._number: dict[str, int] = {}
         self._call: tuple[Step, Callable[..., Any]] | None = None
 
@@ -101,7 +101,7 @@ class DecidingFeed(CompiledFeed):
         step = self.compiled.step
         if self._call is None or self._call[0] is not step:
             given = (b"", follower.form, follower.state, follower.book.arrays, self._best, step)
-            self._call = step, bound(step_frame, *given)
+            self._call = step, machine_code(step_frame, *given)
         return self._call[1]
 
     def _market(self, instrument: Instrument) -> int:
@@ -135,7 +135,7 @@ class DecidingFeed(CompiledFeed):
         channel, name = follower.channel, sync.instrument.venue_symbol
         message = BookMessage(name, DELTA, [], [], -1, last_id, -1, engine_ns, send_ns, channel)
         self._note_frame(ts_ns)
-        self._note_book(sync, message, arrival)
+        self._note_book(follower.name, message, arrival)
         sync.applied(message, ts_ns)
         if what == CROSSED:
             sync.gap("crossed", ts_ns)
@@ -190,9 +190,7 @@ class FrameDetector:
         arrival: Arrival,  # received after all before it; its feed's actions are the caller's
     ) -> list[Decision]:  # about rows that are complete now
         "Take what arrived, and keep everything about its rows."
-        feed = self.feeds[name]
-        events, is_deciding = feed.handle(arrival), isinstance(feed, DecidingFeed)
-        return self._all(events, *(feed.decided() if is_deciding else (True, 0)))
+        return self._all(*self._handled(name, arrival))
 
     def verdicts(
         self,
@@ -200,10 +198,7 @@ class FrameDetector:
         arrival: Arrival,  # received after all before it; its feed's actions are the caller's
     ) -> np.ndarray:  # (n, 4) of each row complete now: p_primary, p_meta, 1 = a gem, burst score
         "Take what arrived; the array is written over by the next call."
-        feed, (taken, n) = self.feeds[name], (True, 0)
-        events = feed.handle(arrival)
-        if isinstance(feed, DecidingFeed):
-            taken, n = feed.decided()
+        events, taken, n = self._handled(name, arrival)
         if events or not taken or self.compiled is None:
             return np.array([_numbers(one) for one in self._all(events, taken, n)]).reshape(-1, 4)
         verdicts = self.compiled.step.verdicts
@@ -216,6 +211,12 @@ class FrameDetector:
                 self.detector.n_asked += verdicts[i, 0] >= 0
         self.compiled.make_room()
         return verdicts[:n]
+
+    def _handled(self, name: str, arrival: Arrival) -> tuple[list[Event], bool, int]:
+        "Events, whether the kernel took the frame, and its rows."
+        feed = self.feeds[name]
+        events = feed.handle(arrival)
+        return events, *(feed.decided() if isinstance(feed, DecidingFeed) else (True, 0))
 
     def _all(self, events: list[Event], taken: bool, n: int) -> list[Decision]:
         "Rows of the kernel first: events of the same arrival came of what followed."

@@ -149,8 +149,8 @@ class GemModels:
 
     def _repr_html_(self) -> str:
         rows = []
-        for name, model in (("primary", self.primary.model), ("meta", self.meta.meta_model)):
-            told = getattr(model, "model", model)  # a MetaModel holds its trees in .model
+        meta = self.meta.meta_model
+        for name, told in (("primary", self.primary.model), ("meta", meta and meta.model)):
             if told is not None:
                 keys = ("roc_auc", "precision", "recall", "n_score", "n_positive", "best_iteration")
                 rows.append({"model": name} | {key: getattr(told.metrics, key) for key in keys})

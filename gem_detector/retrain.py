@@ -24,7 +24,6 @@ from .market_watch import WatchSettings
 from .model_versions import ModelVersions, adopt, model_folder
 from .signals import rows_at_count, signal_rows, signal_scores
 from .shadow_watch import write_reference
-from .shadow_watch import write_reference
 from .simple_rules import is_candidate
 from .store import path_errors, read_json, write_json
 from .thresholds import bootstrap_sums
@@ -175,7 +174,6 @@ def _write_challenger(
         train_gem_models(part, settings, folder, n_trees=n_trees)
         span = {"from_ns": int(part.sidecar["t0"].min()), "until_ns": int(part.sidecar["t1"].max())}
         write_json(folder / "trained.json", span | {"rows": len(part)})
-        write_reference(part, folder)
         write_reference(part, folder)
     return store.names()[-1]
 

@@ -164,7 +164,10 @@ class StreamFace(Registers, ABC):
         return StreamState.CLOSED if self._is_stopped else StreamState.CONNECTING
 
     def _repr_html_(self) -> str:
-        book, stats = getattr(self, "book", None), dict[str, Any](getattr(self, "get_stats", dict)())
+        book, stats = (
+            getattr(self, "book", None),
+            dict[str, Any](getattr(self, "get_stats", dict)()),
+        )
         return stream_card(f"{self.exchange} {self.symbol}", stats, book)
 
     async def _prepare(self) -> None:

@@ -133,7 +133,9 @@ def _work(search: Search, n_trials: int, progress: bool | None) -> None:
     from tqdm.auto import tqdm
 
     study, folds = search.study(), made_folds(search.rows)
-    with tqdm(total=n_trials, initial=len(counted_trials(study)), disable=is_hidden(progress)) as bar:
+    with tqdm(
+        total=n_trials, initial=len(counted_trials(study)), disable=is_hidden(progress)
+    ) as bar:
 
         def objective(trial: optuna.Trial) -> tuple[float, ...]:
             return search.objective(trial, folds)

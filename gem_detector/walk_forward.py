@@ -183,8 +183,8 @@ def windows_card(it: "WalkForwardOptimizer") -> str:
     "WalkForwardOptimizer as HTML."
     if not it.results_:
         return card_html(repr(it), {})
-    names = ("window", "status", "test_start", "n_train", "n_purged", "n_test", "n_episodes")
-    names += ("n_signals", "n_hits", "precision", "recall", "f1", "roc_auc", "net_bps")
+    names = "window status test_start n_train n_purged n_test n_episodes".split()
+    names += "n_signals n_hits precision recall f1 roc_auc net_bps".split()
     rows = [{name: getattr(result, name) for name in names} for result in it.results_]
     keys = ("pooled_f1", "pooled_f1_low", "pooled_f1_high", "pooled_roc_auc", "purged")
     return card_html(repr(it), {key: it._metrics.get(key) for key in keys}, rows)
