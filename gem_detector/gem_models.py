@@ -150,7 +150,8 @@ class GemModels:
     def _repr_html_(self) -> str:
         rows = []
         meta = self.meta.meta_model
-        for name, told in (("primary", self.primary.model), ("meta", meta and meta.model)):
+        trees = None if meta is None else meta.model
+        for name, told in (("primary", self.primary.model), ("meta", trees)):
             if told is not None:
                 keys = ("roc_auc", "precision", "recall", "n_score", "n_positive", "best_iteration")
                 rows.append({"model": name} | {key: getattr(told.metrics, key) for key in keys})
