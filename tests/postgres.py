@@ -33,14 +33,15 @@ def postgres_server() -> Iterator[str]:  # the address of its database
             "no PostgreSQL on this machine (Debian: apt-get install postgresql)"
         )
     is_root = os.name == "posix" and os.geteuid() == 0
-    become = ["runuser", "-u", "postgres", "--"] if is_root else []
+    become = {"user": "postgres", "group": "postgres", "extra_groups": []} if is_root else {}
 
     def run(program: str, *arguments: str) -> None:
         subprocess.run(
-            [*become, str(where / program), *arguments],
+            [str(where / program), *arguments],
             check=True,
             cwd="/",
             stdout=subprocess.DEVNULL,
+            **become,
         )
 
     with tempfile.TemporaryDirectory(prefix="gem-pg-") as folder:
