@@ -31,7 +31,7 @@ demo: setup  ## the main job on a simulated market; options in ARGS="--seed 7"
 
 test: setup  ## every notebook, then pytest
 	OMP_NUM_THREADS=1 $(call limit,900) $(BIN)/nbdev_test $$([ -d "$$GEM_DATA" ] && echo --flags data)
-	OMP_NUM_THREADS=1 $(call limit,900) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(call limit,900) $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: setup  ## notebooks and modules agree and are clean; format, lint, types
 	$(BIN)/python tools/check_export.py

@@ -30,6 +30,8 @@ FLAGS = (
     "--disable-background-networking --disable-component-update --disable-sync --hide-scrollbars"
 ).split()
 
+LONG = ("test_live_soak.py", "test_cli.py", "test_packaging.py")  # files, for two processes
+
 # CI tries the same examples each time; everybody else looks for new ones
 hypothesis.settings.register_profile("ci", derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
@@ -75,8 +77,11 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "A test that uses a fixture carries its marker."
+    "A test that uses a fixture carries its marker; what is long comes first and what is dear once."
+    items.sort(key=lambda item: item.path.name not in LONG)
     for item in items:
+        is_dear = "planted_demo" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("demo" if is_dear else item.path.name))
         for fixture, marker in NEEDS.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)

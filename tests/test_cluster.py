@@ -100,6 +100,7 @@ def test_two_workers_write_the_same_files(cluster: Any, tmp_path: Path) -> None:
     assert len(alone) == 4 and alone == shared
 
 
+@pytest.mark.verify
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     alone, folder = walked(tmp_path / "alone", 300), tmp_path / "shared"
     done: list[Path] = []
@@ -169,6 +170,7 @@ def test_two_workers_share_a_study_on_postgresql(
     assert len({trial.user_attrs["worker"] for trial in trials("shared", postgres)}) == 2
 
 
+@pytest.mark.verify
 def test_a_search_on_two_workers_outlives_one_of_them(postgres: str, tmp_path: Path) -> None:
     one, ended = search("outlived", 12, tmp_path, postgres), list[int]()
     with two_workers() as client:
@@ -198,6 +200,7 @@ search("killed", 40, Path(sys.argv[1]), sys.argv[2]).optimize_lightgbm(*split(),
 """
 
 
+@pytest.mark.verify
 def test_a_worker_killed_in_a_trial_leaves_the_study_usable(postgres: str, tmp_path: Path) -> None:
     code = CHILD.format(tests=str(Path(__file__).parent))
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), postgres])
