@@ -117,9 +117,11 @@ def added(a: Path, b: Path, lag_us: int, window: tuple[int, int]) -> float:
     return sums[1] - sums[0]
 
 
-def within(path: Path, window: tuple[int, int]) -> Path:
-    "The updates of a window, and those before it that may pair with them."
+def within(path: Path, window: tuple[int, int], lag_us: int = 0) -> Path:
+    "The updates of a window, and those before it that may pair with them at such a lag."
+    last = max(bisect_left(path[0], window[0] + 1) - 1, 0)
     start, end = bisect_left(path[0], window[0] - MARGIN), bisect_left(path[0], window[1] + 1)
+    start = min(start, max(bisect_left(path[1], path[1][last] - lag_us) - 1, 0))
     return path[0][start:end], path[1][start:end], path[2][start:end]
 
 
@@ -135,6 +137,16 @@ def windows(ends: Sequence[int], i: int) -> tuple[tuple[int, int], tuple[int, in
     n = bisect_left(ends, i + 1)  # blocks that have ended
     n_slow = (N_BLOCKS - 1) * SLOW + (n - 1) % SLOW + 1
     return tuple((ends[n - k - 1] if n > k else -1, ends[n - 1]) for k in (N_BLOCKS, n_slow))  # type: ignore[return-value]
+
+
+def unevenness(vol: np.ndarray) -> tuple[float, float]:
+    "Ratio and dispersion of the volatilities that are known; none moved: they are alike."
+    known = vol[~np.isnan(vol)]
+    if len(known) < 2:
+        return np.nan, np.nan
+    if known.max() == 0.0:
+        return 1.0, 0.0
+    return known.min() / known.max(), known.std() / known.mean()
 
 
 def history_figures(
@@ -157,21 +169,24 @@ def history_figures(
         ]
     )
     near = [within(path, fast) for path in paths]
+    pairs = combinations(range(len(paths)), 2)
+    scales = {(a, b): np.sqrt(counted[a][1] * counted[b][1]) for a, b in pairs}
     rho = [
-        added(near[a], near[b], 0, fast) / np.sqrt(counted[a][1] * counted[b][1])
-        for a, b in combinations(range(len(paths)), 2)
+        added(near[a], near[b], 0, fast) / scale if scale > 0 else np.nan
+        for (a, b), scale in scales.items()
     ]
-    far, totals = [within(path, slow) for path in paths], [squares(path, slow)[1] for path in paths]
-    most = 0.0
+    reach_us = 2_000 * LAGS_MS[-1]  # the lag, and as long a silence before it
+    far = [within(path, slow, reach_us) for path in paths]
+    totals, most = [squares(path, slow)[1] for path in paths], np.nan
     for other in range(len(paths)):
-        if other != leader:
-            scale = np.sqrt(totals[leader] * totals[other])
+        scale = np.sqrt(totals[leader] * totals[other])
+        if other != leader and scale > 0:
             for lag_us in (1_000 * lag for lag in LAGS_MS):
                 ahead = added(far[leader], far[other], lag_us, slow) / scale
                 behind = added(far[other], far[leader], lag_us, slow) / scale
-                most = max(most, abs(min(abs(ahead), 1.0) - min(abs(behind), 1.0)))
-    ratio = np.nanmin(vol) / np.nanmax(vol)
-    return float(np.nanmean(np.clip(rho, -1, 1))), most, ratio, np.nanstd(vol) / np.nanmean(vol)
+                lopsided = abs(min(abs(ahead), 1.0) - min(abs(behind), 1.0))
+                most = lopsided if not most >= lopsided else most
+    return float(np.nanmean(np.clip(rho, -1, 1))), most, *unevenness(vol)
 
 
 # --- pandas
@@ -274,7 +289,7 @@ class NumpyExtractor:
 
     def told(self) -> tuple[float, ...]:
         "What the history says."
-        if self.is_lazy and self.known[0] == len(self.ends):
+        if not self.ends or (self.is_lazy and self.known[0] == len(self.ends)):
             return self.known[1]
         windows_now = windows(self.ends, self.n - 1)
         paths, volumes = [], []
