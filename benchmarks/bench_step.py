@@ -33,7 +33,7 @@ import pandas as pd
 from bench_features import NumpyExtractor
 
 from gem_detector.calibration import Uncalibrated
-from gem_detector.core import BPS, OrderBookSnapshot
+from gem_detector.core import BPS, Instrument, OrderBookSnapshot
 from gem_detector.costs import FeeTable
 from gem_detector.feature_kernels import FEATURES_DOCUMENT
 from gem_detector.feature_stream import Sampler
@@ -53,9 +53,10 @@ from gem_detector.sync import Feed
 from gem_detector.training import TrainedModel
 from gem_detector.venues.binance import BinanceProtocol
 from gem_detector.venues.bybit import BybitProtocol
+from gem_detector.wire import VenueProtocol
 
 CLAIMS = {"straightforward": 100.0, "strong": 10.0}
-MARKETS = [
+MARKETS: list[tuple[VenueProtocol, Instrument]] = [
     (BinanceProtocol("spot"), instrument("binance", "BTC/USDT")),
     (BinanceProtocol("linear"), instrument("binance", "BTC/USDT:USDT")),
     (BybitProtocol("spot"), instrument("bybit", "BTC/USDT")),
@@ -102,7 +103,8 @@ def trained(frame: pd.DataFrame, folder: str) -> tuple[GemModels, list[lgb.LGBMC
     knobs: dict[str, Any] = {"num_leaves": 31, "verbosity": -1, "n_jobs": 1, "random_state": 0}
     y = rng.random(len(X)) < 0.1 + 0.4 * signal
     first = lgb.LGBMClassifier(n_estimators=500, **knobs).fit(X, y)
-    p, side = first.booster_.predict(X, num_threads=1), frame[["burst_score"]]
+    p = np.asarray(first.booster_.predict(X, num_threads=1))
+    side = frame[["burst_score"]]
     seen = meta_features(p, X, side, TOP)
     second = lgb.LGBMClassifier(n_estimators=300, **knobs).fit(seen, rng.random(len(X)) < p)
     no_metrics: Any = None
@@ -388,9 +390,9 @@ class Straightforward(Strong):
 
     def judge(self, row: np.ndarray, score: float) -> tuple[float, float]:
         frame = pd.DataFrame([dict(zip(FEATURES, row))])
-        p = self.models[0].predict_proba(frame)[:, 1]
+        p = np.asarray(self.models[0].predict_proba(frame))[:, 1]
         seen = meta_features(p, frame, pd.DataFrame({"burst_score": [score]}), TOP)
-        return float(p[0]), float(self.models[1].predict_proba(seen)[0, 1])
+        return float(p[0]), float(np.asarray(self.models[1].predict_proba(seen))[0, 1])
 
 
 # --- the comparison
@@ -418,7 +420,8 @@ def warmed(peer: Strong, arrivals: list[tuple[int, Arrival]]) -> list[Feed]:
 
 def detector(models: GemModels, arrivals: list[tuple[int, Arrival]], step: str) -> FrameDetector:
     "Ours, after the warm time."
-    found = FrameDetector(MARKETS, models, step=step, **OPTIONS)
+    from_ns = arrivals[-1][1].ts_recv_ns  # before it nobody is asked
+    found = FrameDetector(MARKETS, models, step=step, from_ns=from_ns, **OPTIONS)
     for v, arrival in arrivals:
         found.on_arrival(NAMES[v], arrival)
     return found
