@@ -30,7 +30,7 @@ FLAGS = (
     "--disable-background-networking --disable-component-update --disable-sync --hide-scrollbars"
 ).split()
 
-LONG = ("test_live_soak.py", "test_cli.py", "test_packaging.py")  # files, for two processes
+LONG = ("test_cli.py", "test_packaging.py")  # files, for two processes
 
 # CI tries the same examples each time; everybody else looks for new ones
 hypothesis.settings.register_profile("ci", derandomize=True)
@@ -76,6 +76,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     return load
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     "A test that uses a fixture carries its marker; what is long comes first and what is dear once."
     items.sort(key=lambda item: item.path.name not in LONG)

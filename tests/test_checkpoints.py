@@ -46,6 +46,7 @@ def trained(folder: Path, stop_at: int) -> int:
     return subprocess.run(command, check=False).returncode
 
 
+@pytest.mark.verify
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
 def test_killed_and_taken_up_again_gives_the_same_bytes(tmp_path: Path) -> None:
     assert trained(tmp_path / "whole", 0) == 0

@@ -165,6 +165,7 @@ def test_tune_goes_on(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert result(capsys)["pooled_roc_auc"] > 0.7
 
 
+@pytest.mark.verify
 def test_a_killed_tune_goes_on(table: Path, tmp_path: Path) -> None:
     "SIGKILL in the middle; the same command again ends with the file of a run left alone."
     ask = ["tune", str(table), "--horizon-minutes", "120", "--trees", "40", "--study", "s"]

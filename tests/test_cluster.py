@@ -93,6 +93,7 @@ def walked(folder: Path, n_trees: int = 60) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".png"}
 
 
+@pytest.mark.verify
 def test_two_workers_write_the_same_files(cluster: Any, tmp_path: Path) -> None:
     alone = walked(tmp_path / "alone")
     with joblib.parallel_config("dask"):

@@ -159,6 +159,7 @@ def soak(minutes: float, models: GemModels, folder: Path, record_property: Any) 
 HAS_PROC = Path("/proc/self/statm").exists()
 
 
+@pytest.mark.verify
 @pytest.mark.skipif(not HAS_PROC, reason="needs Linux's /proc")
 def test_two_minutes(models: GemModels, tmp_path: Path, record_property: Any) -> None:
     soak(2.0, models, tmp_path, record_property)

@@ -98,6 +98,7 @@ def test_refused_where_nothing_has_changed_and_every_look_is_logged(store: Model
     assert [opening.is_first for opening in openings] == [True, False]
 
 
+@pytest.mark.verify
 def test_retrained_only_if_the_live_run_calls_for_it(
     store: ModelVersions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
