@@ -33,6 +33,7 @@ from .latency import LatencySketch
 from .learning_commands import add_parsers as add_learning_parsers
 from .live_commands import add_parsers as add_live_parsers
 from .monitoring import add_parsers as add_monitoring_parsers
+from .progress import is_hidden
 from .recorder import EventWriter, recordings
 from .report import shown
 from .store import atomic_file, atomic_folder, check_replaceable
@@ -54,11 +55,10 @@ class OneSentenceParser(argparse.ArgumentParser):
 # %% ../nbs/97_cli.ipynb #9dcae1d3
 @contextmanager
 def progress_bar(unit: str, total: float | None = None, **options: Any) -> Iterator[Any]:
-    "A progress bar on the standard error, silent where that is no terminal."
+    "A progress bar on the standard error, silent where nobody sees it."
     from tqdm import tqdm
 
-    silent = not sys.stderr.isatty()
-    with tqdm(total=total, unit=unit, disable=silent, leave=False, **options) as bar:
+    with tqdm(total=total, unit=unit, disable=is_hidden(None), leave=False, **options) as bar:
         yield bar
 
 # %% ../nbs/97_cli.ipynb #9cefae80

@@ -9,7 +9,6 @@ __all__ = ['pair_of', 'positive', 'numbers_of', 'share_bar', 'tell', 'features',
 import argparse
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .core import InputError
+from .progress import is_hidden
 from .report import shown
 
 # %% ../nbs/96_dataset_commands.ipynb #514ed564
@@ -61,7 +61,7 @@ def share_bar() -> Iterator[Callable[[float], Any]]:  # to be told the share tha
     from tqdm import tqdm
 
     options = {"unit": "%", "leave": False, "bar_format": "{l_bar}{bar}| {elapsed}<{remaining}"}
-    with tqdm(total=100, disable=not sys.stderr.isatty(), **options) as bar:
+    with tqdm(total=100, disable=is_hidden(None), **options) as bar:
         yield lambda share: bar.update(100 * share - bar.n)
 
 

@@ -23,6 +23,7 @@ from .core import FeedError, InputError
 from .frames import read_header
 from .gap_report import Watch, print_gap_report
 from .latency import wire_with_errors
+from .progress import is_hidden
 from .recorder import record as recorded
 from .recorder import recordings
 from .stop_signals import stop_on_signals
@@ -131,7 +132,7 @@ async def until_over(streams: Sequence[Any], stop: asyncio.Event, seconds: float
 
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds if seconds else math.inf
-    with tqdm(unit=" messages", disable=not sys.stderr.isatty(), leave=False) as bar:
+    with tqdm(unit=" messages", disable=is_hidden(None), leave=False) as bar:
         while loop.time() < end and any(stream.is_running for stream in streams):
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), min(0.5, max(end - loop.time(), 0.001)))

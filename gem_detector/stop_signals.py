@@ -19,10 +19,8 @@ def stop_on_signals(
     stop: Callable[[], Any],  # called once, within the running loop
 ) -> Iterator[None]:
     "Turn the first SIGINT or SIGTERM into a call, inside a coroutine; nothing in other threads."
-    loop, is_main = (
-        asyncio.get_running_loop(),
-        threading.current_thread() is threading.main_thread(),
-    )
+    loop = asyncio.get_running_loop()
+    is_main = threading.current_thread() is threading.main_thread()
     known = (signal.SIGINT, signal.SIGTERM) if is_main else ()
     before = {number: signal.getsignal(number) for number in known}
 

@@ -233,9 +233,7 @@ def _write_tables(
     told.insert(1, "timestamp", [f"{text}Z" for text in times])
     rows = pd.DataFrame([asdict(result) for result in results])
     for name, table in zip(names[1:], (rows, stability, told)):
-        with atomic_file(
-            folder / name
-        ) as handle:  # a row a prediction: pandas takes ten times as long
+        with atomic_file(folder / name) as handle:  # a row a prediction: too many for pandas
             write_csv(pa.Table.from_pandas(table, preserve_index=False), handle, CSV_LIKE_PANDAS)
 
 # %% ../nbs/80_walk_forward.ipynb #754084fb

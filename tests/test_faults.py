@@ -1,18 +1,16 @@
 """Every fault at every venue, over many seeds: no wrong book, and the right one comes back."""
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 
-from gem_detector.core import NS_PER_S, Gap, Instrument, OrderBookSnapshot
-from gem_detector.frames import Arrival
+from gem_detector.bad_days import BadDay, Ladder, bad_day, ladder_after, ladder_bytes
+from gem_detector.core import NS_PER_S, Gap, Instrument
 from gem_detector.markets import instrument
-from gem_detector.memory_link import MemoryLink
 from gem_detector.simulator import DEFAULT_VENUES, Market, VenueSpec, simulate_market
 from gem_detector.sync import Feed
 from gem_detector.venues.binance import BinanceProtocol
@@ -22,7 +20,7 @@ from gem_detector.venues.htx import HTXProtocol
 from gem_detector.venues.kraken import KrakenProtocol
 from gem_detector.venues.okx import OKXProtocol
 from gem_detector.wire import DELTA, BookMessage, VenueProtocol
-from gem_detector.wire_faults import KINDS, UNPROVEN, Fault, Sent, stream_of, text_of
+from gem_detector.wire_faults import KINDS, UNPROVEN, Fault
 
 N_SEEDS = 20
 DURATION_S = 32.0
@@ -61,24 +59,10 @@ def market_of(seed: int) -> Market:
     return simulate_market(seed, DURATION_S, [spec_of(name) for name in PROTOCOLS])
 
 
-Ladder = tuple[bytes, bytes]
-
-
 @cache
 def truth_of(name: str, seed: int) -> list[Ladder]:
-    "The venue's whole book after each update, as the bytes of its arrays."
     tape = market_of(seed).tapes[name]
-    return [
-        tuple(
-            np.column_stack([tape.price(side[:, 0]), tape.qty(side[:, 1])]).tobytes()
-            for side in tape.ladder_at(i)
-        )
-        for i in range(len(tape))
-    ]
-
-
-def bytes_of(sides: tuple[np.ndarray, np.ndarray]) -> Ladder:
-    return sides[0].tobytes(), sides[1].tobytes()
+    return [ladder_after(tape, i) for i in range(len(tape))]
 
 
 def faults_of(kind: str, seed: int) -> list[Fault]:
@@ -112,58 +96,17 @@ def jump_of(kind: str, seed: int, start_ns: int):
     return lambda ns: ns + by_ns * (ns >= at_ns)
 
 
-@dataclass
-class Outcome:
-    "What one run came to."
-
-    n_books: int = 0
-    n_wrong: int = 0  # SYNCED snapshots that differ from the venue's book
-    gaps: list[str] = field(default_factory=list)
-    n_hits: int = 0
-    is_right_at_end: bool = False
-    arrivals: list[Arrival] = field(default_factory=list)
-    feed: Feed | None = None
-
-
 def new_feed(name: str) -> Feed:
     protocol, symbol = PROTOCOLS[name]
     return Feed(protocol, [instrument(protocol.exchange, symbol)], DEPTH)
 
 
-def tells_of_an_update(name: str, sent: Sent) -> bool:
-    "Whether a frame tells of the newest update; HTX's snapshots on request are older than that."
-    if (sent.stream and sent.stream != "book") or not isinstance(sent.frame, bytes):
-        return False
-    if sent.damage:  # it was read all the same
-        return True
-    is_answer = name == "htx spot" and b'"rep":' in text_of(sent.frame)
-    return not is_answer and (sent.stream or stream_of(name.split()[0], sent.frame)) == "book"
-
-
-def bad_day(name: str, kind: str, seed: int) -> Outcome:
+def day_of(name: str, kind: str, seed: int) -> BadDay:
     "One run, judged frame by frame: the venue's book is the one after the last frame delivered."
-    market, truth, out = market_of(seed), truth_of(name, seed), Outcome(feed=new_feed(name))
-    tape, feed = market.tapes[name], out.feed
-    only = replace(market, tapes={name: tape})
-    jump = jump_of(kind, seed, market.start_ns)
-    link = MemoryLink(feed, only, faults_of(kind, seed), seed, DEPTH, jump)
-    told, n_rejected, (sync,) = -1, 0, feed.syncs.values()
-    for arrival, sent, events in link.run():
-        out.arrivals.append(arrival)
-        is_read = feed.rejected.total() == n_rejected
-        n_rejected = feed.rejected.total()
-        if sent is not None and tells_of_an_update(name, sent) and is_read:
-            told = max(told, int(np.searchsorted(tape.ts_recv_ns, sent.made_ns, "right")) - 1)
-        books = [event for event in events if isinstance(event, OrderBookSnapshot)]
-        out.n_books += len(books)
-        out.gaps += [event.reason for event in events if isinstance(event, Gap)]
-        if books:  # of a snapshot joined with what was kept for it, the last one stands
-            out.n_wrong += bytes_of((books[-1].bids, books[-1].asks)) != truth[told]
-            out.n_wrong += not all(bytes_of((b.bids, b.asks)) in truth[:told] for b in books[:-1])
-    is_standing = sync.state is sync.standing
-    out.is_right_at_end = is_standing and bytes_of(sync.book.ladder()) == truth[told]
-    out.n_hits = link.plan.hits.total()
-    return out
+    market = market_of(seed)
+    only = replace(market, tapes={name: market.tapes[name]})
+    known = {"clock": jump_of(kind, seed, market.start_ns), "ladders": truth_of(name, seed)}
+    return bad_day(PROTOCOLS[name][0], only, faults_of(kind, seed), seed, **known)
 
 
 def is_provable(name: str, kind: str, seed: int) -> bool:
@@ -174,7 +117,7 @@ def is_provable(name: str, kind: str, seed: int) -> bool:
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_clean_day_has_no_gap_and_every_book(name: str) -> None:
     for seed in range(N_SEEDS):
-        day = bad_day(name, "clean", seed)
+        day = day_of(name, "clean", seed)
         assert not day.gaps and not day.n_wrong and day.is_right_at_end and not day.feed.rejected
         assert day.n_books > 0.9 * len(market_of(seed).tapes[name])
 
@@ -185,8 +128,8 @@ def test_bad_days(name: str, record_property) -> None:
     wrong, counted, hits = [], Counter(), Counter()
     for kind in BAD_DAYS:
         for seed in range(N_SEEDS):
-            day = bad_day(name, kind, seed)
-            hits[kind] += day.n_hits
+            day = day_of(name, kind, seed)
+            hits[kind] += day.n_strikes
             if not is_provable(name, kind, seed):
                 counted[kind] += day.n_wrong
             elif day.n_wrong or not day.is_right_at_end:
@@ -199,14 +142,14 @@ def test_bad_days(name: str, record_property) -> None:
 def test_what_a_bad_day_brought_replays_to_the_same(  # the recording is the arrivals
 ) -> None:
     for name in PROTOCOLS:
-        day, again = bad_day(name, "two_faults", 3), new_feed(name)
+        day, again = day_of(name, "two_faults", 3), new_feed(name)
         for arrival in day.arrivals:
             again.handle(arrival)
             again.actions.clear()
         assert again.counts == day.feed.counts and again.rejected == day.feed.rejected
         (one,), (other,) = again.syncs.values(), day.feed.syncs.values()
-        assert one.states == other.states and bytes_of(one.book.ladder()) == bytes_of(
-            other.book.ladder()
+        assert one.states == other.states and ladder_bytes(*one.book.ladder()) == ladder_bytes(
+            *other.book.ladder()
         )
 
 

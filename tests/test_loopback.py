@@ -4,11 +4,11 @@ import asyncio
 import time
 from functools import cache
 
-import numpy as np
 import pytest
-from test_faults import BAD_DAYS, DEPTH, PROTOCOLS, bytes_of, faults_of, is_provable, spec_of
+from test_faults import BAD_DAYS, DEPTH, PROTOCOLS, faults_of, is_provable, spec_of
 
 from gem_detector.arrivals import Arrivals, VirtualArrivals, WallArrivals
+from gem_detector.bad_days import Ladder, ladder_after, ladder_bytes
 from gem_detector.core import OrderBookSnapshot
 from gem_detector.emulator import VenueServer, play
 from gem_detector.simulator import Market, simulate_market
@@ -23,16 +23,10 @@ def market_of(name: str) -> Market:
 
 
 @cache
-def truth_of(name: str) -> dict[tuple[bytes, bytes], int]:
+def truth_of(name: str) -> dict[Ladder, int]:
     "The last update after which the venue's whole book was this."
     tape = market_of(name).tapes[name]
-    return {
-        tuple(
-            np.column_stack([tape.price(side[:, 0]), tape.qty(side[:, 1])]).tobytes()
-            for side in tape.ladder_at(i)
-        ): i
-        for i in range(len(tape))
-    }
+    return {ladder_after(tape, i): i for i in range(len(tape))}
 
 
 Books = list[OrderBookSnapshot]
@@ -57,7 +51,7 @@ async def over_loopback(name: str, kind: str, arrivals: Arrivals) -> list[int]:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
             await stream.stop()
-    return [truth.get(bytes_of((book.bids, book.asks)), -1) for book in books]
+    return [truth.get(ladder_bytes(book.bids, book.asks), -1) for book in books]
 
 
 def check(name: str, kind: str) -> None:

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_faults import bytes_of, new_feed, spec_of
+from test_faults import new_feed, spec_of
 
+from gem_detector.bad_days import ladder_after, ladder_bytes
 from gem_detector.core import Gap, OrderBookSnapshot, Trade
 from gem_detector.memory_link import MemoryLink
-from gem_detector.simulator import VenueSpec, VenueTape, simulate_market
+from gem_detector.simulator import VenueSpec, simulate_market
 
 SIX = ("binance linear", "bybit linear", "coinbase spot", "kraken spot", "okx spot", "htx linear")
 ROUND_S = 15.0
@@ -28,14 +29,6 @@ def resident_bytes() -> int:
     return int(pages) * 4096
 
 
-def whole_book(tape: VenueTape) -> tuple[bytes, bytes]:
-    import numpy as np
-
-    sides = tape.ladder_at(len(tape) - 1)
-    columns = [np.column_stack([tape.price(s[:, 0]), tape.qty(s[:, 1])]) for s in sides]
-    return columns[0].tobytes(), columns[1].tobytes()
-
-
 def soak(n_messages: int) -> tuple[int, list[int]]:
     "Rounds of a market after another through feeds that live on: messages, and memory by round."
     feeds, memory = {name: new_feed(name) for name in SIX}, []
@@ -50,7 +43,8 @@ def soak(n_messages: int) -> tuple[int, list[int]]:
                 told.update(map(type, events))
             n_done += feed.counts["frames"] - before
             (sync,) = feed.syncs.values()
-            assert sync.state is sync.standing and bytes_of(sync.book.ladder()) == whole_book(tape)
+            assert sync.state is sync.standing
+            assert ladder_bytes(*sync.book.ladder()) == ladder_after(tape, len(tape) - 1)
             assert told[Gap] == (seed > 1)  # each round begins with a new connection
             calm_ns = market.start_ns + 2 * 10**9  # by then every book stands
             assert told[OrderBookSnapshot] >= (tape.ts_recv_ns > calm_ns).sum()
