@@ -500,8 +500,8 @@ def main(
     arguments: Sequence[str] | None = None,  # None = those of the process
 ) -> int:  # exit status
     "Run one command."
-    args = parser().parse_args(arguments)
     try:
+        args = parser().parse_args(arguments)
         with unwound_by_sigterm():
             return args.run(args)
     except InputError as error:

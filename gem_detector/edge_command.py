@@ -11,35 +11,30 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from .accounts import Stock
 from .command_words import number_from
 from .core import NS_PER_MS, NS_PER_S, InputError
-from .costs import FeeTable
-from .dataset_commands import share_bar
-from .decisions import GemRule
-from .edge_map import ALL, EdgeGrid, EdgeMap, edge_map, plot_edge_map
-from .execution import BookColumns
-from .frames import read_header
-from .pairs import BasisRule
-from .paper import PaperRule
-from .paper_results import LEFT_OUT
-from .planting import planted_market, tape_books
-from .recorder import read_events, read_table, recordings
-from .report import Report, Section, write_report
-from .store import atomic_folder, check_replaceable
-from .streams import make_stream
+
+# %% ../nbs/96_edge_command.ipynb #63eff50d
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from gem_detector.costs import FeeTable
+    from gem_detector.edge_map import EdgeMap
+    from gem_detector.execution import BookColumns
+    from gem_detector.report import Report
 
 # %% ../nbs/96_edge_command.ipynb #bed36c18
 def books_of_recording(
     folder: Path,  # as given to `record`, or one with books/ alone
     n_levels: int = 20,  # rows of a side
-) -> tuple[dict[str, BookColumns], str]:  # by "venue symbol"; how their clocks were corrected
+) -> "tuple[dict[str, BookColumns], str]":  # by "venue symbol"; how their clocks were corrected
     "The books of all markets in a recording."
+    from gem_detector.execution import BookColumns
+    from gem_detector.recorder import read_events, read_table
+
     if not folder.is_dir():
         raise InputError(f"{folder}: no folder that a recorder filled")
     if (folder / "raw").is_dir():
@@ -48,15 +43,20 @@ def books_of_recording(
         raise InputError(f"{folder}: no recording: there is neither raw/ nor books/ in it")
     table = read_table(folder, "books").select(["exchange", "symbol"])
     names = sorted(set(zip(*(table.column(i).to_pylist() for i in range(2)))))
-    found = {}
+    found: dict[str, BookColumns] = {}
     for exchange, symbol in names:
         events = read_events(folder, exchange, symbol)
         found[f"{exchange} {symbol}"] = BookColumns.from_events(events, n_levels)
     return found, "not corrected: the tables hold no clock probes"
 
 # %% ../nbs/96_edge_command.ipynb #674ae72a
-def _books_of_frames(folder: Path, n_levels: int) -> tuple[dict[str, BookColumns], str]:
+def _books_of_frames(folder: Path, n_levels: int) -> "tuple[dict[str, BookColumns], str]":
     "The books of raw frames, by replaying them."
+    from gem_detector.execution import BookColumns
+    from gem_detector.frames import read_header
+    from gem_detector.recorder import recordings
+    from gem_detector.streams import make_stream
+
     files: dict[tuple[str, str, str], list[Path]] = {}
     for path in recordings(folder):
         header = read_header(path)
@@ -79,8 +79,10 @@ def _books_of_frames(folder: Path, n_levels: int) -> tuple[dict[str, BookColumns
 def fee_table_of(
     text: str,  # "base", "lowest", "free", or venue=tier joined by +
     exchanges: set[str],  # venues that are traded on
-) -> FeeTable:
+) -> "FeeTable":
     "A fee table by its name."
+    from gem_detector.costs import FeeTable
+
     if text == "base":
         return FeeTable()
     if text == "free":
@@ -95,6 +97,8 @@ def fee_table_of(
 
 def _lowest_tier(venue: str) -> str:
     "The tier in which a venue's takers pay least on the spot market."
+    from gem_detector.costs import FeeTable
+
     rows = [row for row in FeeTable().rows if (row.exchange, row.role) == (venue, "taker")]
     if not rows:
         raise InputError(f"no fees of {venue} are known: name a tier of a known venue")
@@ -117,8 +121,7 @@ def add_edge_arguments(
     one: argparse.ArgumentParser,  # of the command
 ) -> None:
     "Give a parser the arguments of `edge`."
-    grid = EdgeGrid()
-    sizes, late = (",".join(f"{v:g}" for v in x) for x in (grid.notional, grid.latency_ms))
+    late, sizes = ((5.0, 50.0, 150.0, 400.0, 1_000.0), (1_000.0, 5_000.0, 20_000.0, 80_000.0))
     one.add_argument("folder", nargs="?", type=Path, help="a recording; without it, simulated")
     for name, low, kind, default, what in (
         ("--seed", 0, int, 0, "market to simulate"),
@@ -133,10 +136,10 @@ def add_edge_arguments(
         one.add_argument(
             name, type=number_from(low, kind), default=default, help=f"{what} ({default:g})"
         )
-    one.add_argument("--latency", type=rising_numbers, default=grid.latency_ms, metavar="MS,…",
-                     help=f"to the engines ({late})")  # fmt: skip
-    one.add_argument("--size", type=rising_numbers, default=grid.notional, metavar="QUOTE,…",
-                     help=f"notional of a trade ({sizes})")  # fmt: skip
+    one.add_argument("--latency", type=rising_numbers, default=late, metavar="MS,…",
+                     help="to the engines (5 to 1000)")  # fmt: skip
+    one.add_argument("--size", type=rising_numbers, default=sizes, metavar="QUOTE,…",
+                     help="notional of a trade (1000 to 80000)")  # fmt: skip
     tiers = "base, lowest, free, or venue=tier joined by + (base,lowest,free)"
     one.add_argument("--tier", default="base,lowest,free", metavar="TIER,…", help=tiers)
     one.add_argument("--out", type=Path, default=Path("gem-edge"), help="folder (gem-edge)")
@@ -146,13 +149,15 @@ def add_edge_arguments(
 class EdgePage:
     "What `edge` found."
 
-    edges: EdgeMap
+    edges: "EdgeMap"
     source: str  # what was traded: the folder, or that it was simulated and from which seed
     clocks: str  # how venue clocks were corrected
     folder: Path  # holds edge.html, edge.png and edge.csv
 
     def rows(self) -> list[dict[str, Any]]:
         "Tier, size and latency with what they earned, all pairs together."
+        from gem_detector.edge_map import ALL
+
         cells = self.edges.cells[self.edges.cells["pair"] == ALL].drop(columns="pair")
         return cells.to_dict("records")
 
@@ -166,13 +171,19 @@ class EdgePage:
         return told | {name: frame.to_dict("records") for name, frame in found.items()}
 
 # %% ../nbs/96_edge_command.ipynb #ca25123e
-def _all_pairs(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _all_pairs(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     "The rows of all pairs together."
+    from gem_detector.edge_map import ALL
+
     return frame[frame["pair"] == ALL].drop(columns="pair").to_dict("records")
 
 
-def report_of(page: EdgePage) -> Report:
+def report_of(page: EdgePage) -> "Report":
     "The page as a report."
+    from gem_detector.edge_map import plot_edge_map
+    from gem_detector.paper_results import LEFT_OUT
+    from gem_detector.report import Report, Section
+
     edges, even, most = page.edges, page.edges.break_even(), page.edges.capacity()
     infinite = "0: nothing is earned even at the fastest; inf: it pays at the slowest tried."
     pairs = " ".join(("Not traded:", "; ".join(edges.left_out))) if edges.left_out else ""
@@ -187,8 +198,10 @@ def report_of(page: EdgePage) -> Report:
     return Report("Edge map", f"{page.source}; venue clocks {page.clocks}", sections)
 
 # %% ../nbs/96_edge_command.ipynb #a3ba43c3
-def _market_of(args: argparse.Namespace) -> tuple[dict[str, BookColumns], str, str]:
+def _market_of(args: argparse.Namespace) -> "tuple[dict[str, BookColumns], str, str]":
     "The books that are traded, what they are, and how their clocks were corrected."
+    from gem_detector.planting import planted_market, tape_books
+
     if args.folder is not None:
         books, clocks = books_of_recording(args.folder, args.levels)
         return books, f"recorded: {args.folder.name}", clocks
@@ -198,8 +211,13 @@ def _market_of(args: argparse.Namespace) -> tuple[dict[str, BookColumns], str, s
     return tape_books(market, args.levels), told, "exact: simulated"
 
 
-def _looks(books: Mapping[str, BookColumns], step_ms: float) -> np.ndarray:  # (k,) int64 ns
+def _looks(
+    books: "Mapping[str, BookColumns]",
+    step_ms: float,
+) -> "np.ndarray":  # (k,) int64 ns
     "When the books are looked at: from the moment that all are known."
+    import numpy as np
+
     begin = max(int(book.ts_recv_ns[0]) for book in books.values())
     end = max(int(book.ts_recv_ns[-1]) for book in books.values())
     if end - begin < NS_PER_S:
@@ -212,6 +230,15 @@ def edge_page(
     args: argparse.Namespace,  # from `add_edge_arguments`
 ) -> EdgePage:  # written to args.out
     "Map what a recording earns by latency, fee tier, size and pair of venues."
+    from gem_detector.accounts import Stock
+    from gem_detector.dataset_commands import share_bar
+    from gem_detector.decisions import GemRule
+    from gem_detector.edge_map import EdgeGrid, edge_map, plot_edge_map
+    from gem_detector.pairs import BasisRule
+    from gem_detector.paper import PaperRule
+    from gem_detector.report import write_report
+    from gem_detector.store import atomic_folder, check_replaceable
+
     if not args.out.name:
         raise InputError(f"{args.out}: no name for a folder")
     check_replaceable(args.out, "edge.html")

@@ -14,7 +14,7 @@ from notebooks import PACKAGE, ROOT, Cell, cells, code_cells, imported, module_o
 SOURCE = ROOT / PACKAGE
 LIGHT = (
     "core store markets frames wire arrivals sync connection streams listeners rest sources "
-    "handover stream_face ccxt_feed feed_view live_session"
+    "handover stream_face ccxt_feed feed_view live_session cli"
 ).split()
 HEAVY = "numba pandas pyarrow ccxt matplotlib scipy lightgbm optuna sklearn seaborn".split()
 LONGEST_CELL = 150  # lines: a documented face may reach this, everything else is far below
@@ -132,6 +132,21 @@ def test_the_way_from_bytes_to_books_is_light(module: str) -> None:
 
 def test_public_names_agree_and_resolve() -> None:
     assert not public_names.problems()
+
+
+def test_every_public_name_stands_in_an_example_that_runs() -> None:
+    "In a cell that `make test` runs: not exported, not slow, not switched off."
+    left_out = {"export", "exports", "slow", "live", "eval"}
+    examples = [cell.source for cell in code_cells() if not left_out & cell.directives]
+    words = set(re.findall(r"\w+", "\n".join(examples)))
+    assert not sorted(set(public_names.names()) - words)
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+def test_saved_outputs_show_no_failure_and_no_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert '"output_type": "error"' not in text
+    assert not re.search(r"(?<![\w/.])/(tmp|home|root)/\w", text)
 
 
 def test_star_import_and_dir_offer_the_public_names() -> None:
