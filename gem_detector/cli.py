@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OneSentenceParser', 'progress_bar', 'ReplaySummary', 'replay_facts', 'moment', 'print_replay', 'check_header',
            'check_found', 'Feed', 'recorded_feeds', 'feeds_of', 'Scorer', 'replay', 'plain_dataset', 'train', 'edge',
-           'demo', 'folder_name', 'parser', 'unwound_by_sigterm', 'main']
+           'demo', 'folder_name', 'parser', 'unwound_by_signals', 'main']
 
 # %% ../nbs/97_cli.ipynb #4bbcfe73
 import argparse
@@ -480,8 +480,8 @@ _WHAT = "Find short-lived cross-exchange dislocations that can be executed with 
 
 # %% ../nbs/97_cli.ipynb #b9754c63
 @contextmanager
-def unwound_by_sigterm() -> Iterator[None]:
-    "Turn SIGTERM into an exception; in the main thread, others cannot be asked."
+def unwound_by_signals() -> Iterator[None]:
+    "SIGTERM unwinds as Ctrl-C does, and neither is lost; nothing in other threads."
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -489,10 +489,29 @@ def unwound_by_sigterm() -> Iterator[None]:
     def unwind(number: int, frame: Any) -> NoReturn:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, unwind)
+    def on_lost(lost: "sys.UnraisableHookArgs") -> None:
+        number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(lost.exc_type)
+        if number is None:
+            hook(lost)
+        else:
+            asked.append(lost.exc_value or KeyboardInterrupt())
+            timers.append(threading.Timer(0.02, signal.raise_signal, [number]))
+            timers[-1].start()
+
+    asked: list[BaseException] = []
+    timers: list[threading.Timer] = []
+    before, hook = signal.signal(signal.SIGTERM, unwind), sys.unraisablehook
+    sys.unraisablehook = on_lost
     try:
         yield
+    except Exception as error:
+        if asked:  # a library that lost it fails in words of its own
+            raise asked[0] from error
+        raise
     finally:
+        for timer in timers:
+            timer.cancel()
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 # %% ../nbs/97_cli.ipynb #66f9449d
@@ -502,7 +521,7 @@ def main(
     "Run one command."
     try:
         args = parser().parse_args(arguments)
-        with unwound_by_sigterm():
+        with unwound_by_signals():
             return args.run(args)
     except InputError as error:
         print(f"gem-detector: {error}", file=sys.stderr)

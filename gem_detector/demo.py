@@ -9,7 +9,9 @@ __all__ = ['books_of', 'replayed_decisions', 'DemoResult', 'plot_timeline', 'plo
 # %% ../nbs/96_demo.ipynb #20a4e875
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,6 +51,7 @@ from gem_detector.session import (
 )
 from .session_pictures import plot_crossings, plot_latency, plot_spreads, stream_rows
 from .simple_rules import best_edge_bps
+from .stop_signals import signals_held
 from .store import atomic_folder, check_replaceable, content_hash, path_errors
 from .trial import Learned, Trial, TrialResult, judge, learn, planted_trial
 
@@ -103,10 +106,24 @@ def replayed_decisions(
     return [decision for event in events for decision in detector.on_event(event)]
 
 # %% ../nbs/96_demo.ipynb #5f17c891
-def _beside(call: Callable[..., Any], *args: Any, **options: Any) -> Iterator[Any]:
-    "Start a call in another process; `next` waits for what it returns."
-    beside = Parallel(n_jobs=2, backend="loky", return_as="generator")
-    return iter(beside([delayed(call)(*args, **options)]))
+@contextmanager
+def _beside(
+    call: Callable[..., Any], *args: Any, **options: Any
+) -> Iterator[Callable[[], Any]]:  # waits for what the call returns
+    "A call in another process, which is ended with the block."
+    with ExitStack() as ending:
+        with signals_held():  # a pool that is interrupted while it starts may never end
+            beside = Parallel(n_jobs=2, backend="loky", return_as="generator")
+            results = beside([delayed(call)(*args, **options)])
+            ending.callback(_end, results)
+        yield lambda: next(results)
+
+
+def _end(results: Generator[Any, None, None]) -> None:
+    "End what is under way; joblib warns of that, and here it is meant."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        results.close()
 
 
 def _compile_labels(trial: Trial) -> None:
@@ -326,14 +343,14 @@ def run_demo(
     with path_errors("make", target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
     check_replaceable(target, "report.html")
-    with atomic_folder(target, replace=True) as unfinished:
-        compiled = _beside(compile_features)
+    with atomic_folder(target, replace=True) as unfinished, ExitStack() as others:
+        compiled = others.enter_context(_beside(compile_features))
         trial = planted_trial(seed, minutes, gems)
         compile_bursts()
         _compile_labels(trial)
-        next(compiled)
+        compiled()
         compile_features()  # from disk now, before sockets wait for it
-        compiled = _beside(warm_kernels)  # for the replay
+        compiled = others.enter_context(_beside(warm_kernels))  # for the replay
         run = _Run(trial, unfinished / "models")
         session = finished(
             follow(
@@ -346,15 +363,16 @@ def run_demo(
             )
         )
         assert run.learned is not None
-        next(compiled)
+        compiled()
         run.learned.data.write(unfinished / "rows.parquet")
-        again = _beside(_replayed_digests, unfinished, from_ns=trial.middle_ns, **trial.options)
+        told = {"from_ns": trial.middle_ns, **trial.options}
+        again = others.enter_context(_beside(_replayed_digests, unfinished, **told))
         tell(0.85)
         found = [d.gem for d in run.decisions if d.gem is not None]
         frame = frame_of([d.watched for d in run.decisions], trial.settings.features)
         outcome = judge(trial, run.learned, frame, found, books_of(session, trial))
         tell(0.9)
-        is_identical = next(again) == _digests(session.events, run.decisions)
+        is_identical = again() == _digests(session.events, run.decisions)
         seconds = time.perf_counter() - began
         heard = (trial, session, run.decisions, run.learned, outcome, is_identical)
         result = DemoResult(*heard, target, seconds)

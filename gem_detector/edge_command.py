@@ -121,7 +121,9 @@ def add_edge_arguments(
     one: argparse.ArgumentParser,  # of the command
 ) -> None:
     "Give a parser the arguments of `edge`."
-    late, sizes = ((5.0, 50.0, 150.0, 400.0, 1_000.0), (1_000.0, 5_000.0, 20_000.0, 80_000.0))
+    late = (5.0, 50.0, 150.0, 400.0, 1_000.0)  # `EdgeGrid`'s, said again: asking it takes numba in
+    sizes = (1_000.0, 5_000.0, 20_000.0, 80_000.0)
+    ms, quote = (",".join(f"{value:g}" for value in values) for values in (late, sizes))
     one.add_argument("folder", nargs="?", type=Path, help="a recording; without it, simulated")
     for name, low, kind, default, what in (
         ("--seed", 0, int, 0, "market to simulate"),
@@ -137,9 +139,9 @@ def add_edge_arguments(
             name, type=number_from(low, kind), default=default, help=f"{what} ({default:g})"
         )
     one.add_argument("--latency", type=rising_numbers, default=late, metavar="MS,…",
-                     help="to the engines (5 to 1000)")  # fmt: skip
+                     help=f"to the engines ({ms})")  # fmt: skip
     one.add_argument("--size", type=rising_numbers, default=sizes, metavar="QUOTE,…",
-                     help="notional of a trade (1000 to 80000)")  # fmt: skip
+                     help=f"notional of a trade ({quote})")  # fmt: skip
     tiers = "base, lowest, free, or venue=tier joined by + (base,lowest,free)"
     one.add_argument("--tier", default="base,lowest,free", metavar="TIER,…", help=tiers)
     one.add_argument("--out", type=Path, default=Path("gem-edge"), help="folder (gem-edge)")

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -215,19 +217,23 @@ def test_two_runs_of_a_seed_say_the_same(tmp_path: Path, planted_demo: "DemoResu
     assert facts == again
 
 
-def demo_at_work(cwd: Path) -> subprocess.Popen[str]:
-    "A long demo in a process of its own, once its hidden folder is there."
+@contextmanager
+def demo_at_work(cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    "A long demo in a process of its own, once its hidden folder is there; it ends with the test."
     code = "import sys; from gem_detector.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "demo", "--minutes", "30", "--out", "demo"]
-    demo = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
-    end_s = time.monotonic() + 60
-    while not list(cwd.iterdir()) and time.monotonic() < end_s:
-        time.sleep(0.05)
-    assert [path.name[0] for path in cwd.iterdir()] == ["."]  # under way, and hidden
-    return demo
+    with subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True) as demo:
+        try:
+            end_s = time.monotonic() + 60
+            while not list(cwd.iterdir()) and time.monotonic() < end_s:
+                time.sleep(0.05)
+            assert [path.name[0] for path in cwd.iterdir()] == ["."]  # under way, and hidden
+            yield demo
+        finally:
+            demo.kill()  # nothing to a process that has ended
 
 
-@pytest.mark.parametrize("after_s", [0.0, 2.0])
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 2.0])
 def test_ctrl_c_ends_soon_and_leaves_nothing_half_done(tmp_path: Path, after_s: float) -> None:
     with demo_at_work(tmp_path) as demo:
         time.sleep(after_s)

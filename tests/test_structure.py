@@ -116,7 +116,7 @@ def test_no_module_is_called_utils() -> None:
 
 
 def light_modules() -> list[str]:
-    "The modules on the way from bytes to books, as far as they are there."
+    "The modules on the way from bytes to books, and the command line."
     venues = [f"venues.{path.stem}" for path in (SOURCE / "venues").glob("[!_]*.py")]
     return [name for name in LIGHT if (SOURCE / f"{name}.py").exists()] + sorted(venues)
 
