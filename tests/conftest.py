@@ -76,16 +76,19 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     return load
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
+def pytest_itemcollected(item: pytest.Item) -> None:
+    "A test that uses a fixture carries its marker; what is dear is made once, in one process."
+    fixtures = getattr(item, "fixturenames", ())
+    is_dear = "planted_demo" in fixtures
+    item.add_marker(pytest.mark.xdist_group("demo" if is_dear else item.path.name))
+    for fixture, marker in NEEDS.items():
+        if fixture in fixtures:
+            item.add_marker(marker)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "A test that uses a fixture carries its marker; what is long comes first and what is dear once."
+    "What is long comes first."
     items.sort(key=lambda item: item.path.name not in LONG)
-    for item in items:
-        is_dear = "planted_demo" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("demo" if is_dear else item.path.name))
-        for fixture, marker in NEEDS.items():
-            if fixture in getattr(item, "fixturenames", ()):
-                item.add_marker(marker)
 
 
 @pytest.hookimpl(wrapper=True)
